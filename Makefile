@@ -1,0 +1,34 @@
+# EMTE's commands. Each sets itself up: a .venv with the packages of pyproject.toml, made anew when that file changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench stop clean
+
+demo: $(VENV)/.ready
+	@exec $(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(VENV)/.ready
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy matching robot log2db app scripts
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+bench: $(VENV)/.ready
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+stop:
+	@bash stop_all.sh
+
+clean:
+	rm -rf $(VENV) .bench-venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage *.egg-info
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EMTE needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	@echo "setting up $(VENV) (once; a minute or so) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,45 @@
+"""How a process of EMTE ends: one line that says why, and an exit code that says whose turn it is.
+
+| code | meaning |
+|---|---|
+| 0 | done, or asked to stop by a signal |
+| 1 | a bug of ours: the traceback is printed |
+| 2 | usage |
+| 69 | a port is taken, or the other side is away |
+| 75 | the disk, or what is on it, cannot be relied on |
+| 78 | configuration |
+"""
+
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    BUG = 1
+    USAGE = 2
+    UNAVAILABLE = 69
+    DISK = 75
+    CONFIGURATION = 78
+
+
+class Fatal(Exception):
+    """A process cannot go on: `message` is one line for the operator."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def run(program: str, body: Callable[[], None]) -> int:
+    """Run a process's body; the exit code for `sys.exit`. A Fatal prints its one line on stderr."""
+    try:
+        body()
+    except Fatal as fatal:
+        print(f"{program}: {fatal.message}", file=sys.stderr, flush=True)
+        return fatal.code
+    except KeyboardInterrupt:
+        return ExitCode.DONE
+    return ExitCode.DONE

@@ -1,0 +1,179 @@
+"""The house's rooms: which module may import which (docs/ARCHITECTURE.md), and what stays outside.
+
+A module without a row in the table fails: a new file has to say where it stands.
+"""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("matching", "robot", "log2db", "app", "scripts")
+
+CORE = "order events protocol signing book engine journal recovery session exchange marketdata"
+CORE += " fanout client ports disk config exits pidfile matchingserver"
+ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
+
+
+def _matching(names: str) -> tuple[str, ...]:
+    return tuple(f"matching.{name}" for name in names.split())
+
+
+# A module may import what its row names, and the modules inside a package that it names.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "matching.order": (),
+    "matching.ports": (),
+    "matching.exits": (),
+    "matching.pidfile": (),
+    "matching.config": _matching("exits"),
+    "matching.disk": _matching("ports"),
+    "matching.events": _matching("order"),
+    "matching.book": _matching("order"),
+    "matching.protocol": _matching("order events"),
+    "matching.signing": _matching("order events protocol"),
+    "matching.engine": _matching("order events book"),
+    "matching.journal": _matching("order events protocol ports"),
+    "matching.marketdata": _matching("order events"),
+    "matching.recovery": _matching("order events protocol ports journal engine book"),
+    "matching.session": _matching("order protocol signing"),
+    "matching.exchange": _matching(
+        "order events protocol signing ports book engine journal recovery session marketdata"
+    ),
+    "matching.client": _matching("order protocol signing config exits"),
+    "matching.fanout": _matching("marketdata"),
+    "matching.matchingserver": ALL_OF_MATCHING,
+    "robot.strategy": _matching("order events"),
+    "robot.robot_trader": ("robot.strategy", *_matching("order client config exits pidfile")),
+    "log2db": (
+        "log2db",
+        "app.models",
+        *_matching("order events ports disk journal recovery config exits pidfile"),
+    ),
+    "app.models": ("app.models", *_matching("order config exits")),
+    "app.controllers": (
+        "app.controllers",
+        "app.models",
+        *_matching("order protocol signing client marketdata fanout config exits pidfile"),
+    ),
+    "app.routes": ("app",),
+    "app.webserver": ("app", *_matching("config exits pidfile")),
+    "scripts": (*ROOMS,),
+}
+
+# Who may use the libraries that belong to one room.
+LIBRARY_ROOMS = {
+    "tornado": (
+        "matching.matchingserver",
+        "matching.client",
+        "matching.fanout",
+        "app.controllers",
+        "app.routes",
+        "app.webserver",
+    ),
+    "pydal": ("app.models", "log2db"),
+    "jinja2": ("app.controllers",),
+    "passlib": ("app.models",),
+}
+
+# The core is handed its time, dice, disk and threads, so that a simulation can hand it bad ones.
+PURE = _matching("order events protocol book engine session exchange journal recovery marketdata")
+IMPURE_MODULES = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
+IMPURE_MODULES |= {"asyncio", "socket", "subprocess", "concurrent"}
+TIME_TEXT_ONLY = {"matching.marketdata": {"datetime"}, "matching.exchange": {"datetime"}}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(_modules())
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it, by its absolute name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; only absolute ones are used"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+
+
+def _within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def _row(module: str) -> tuple[str, ...] | None:
+    while module:
+        if module in MAY_IMPORT:
+            return MAY_IMPORT[module]
+        module = module.rpartition(".")[0]
+    return None
+
+
+def _is_empty_package(path: Path) -> bool:
+    return path.name == "__init__.py" and not list(_imports(path))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
+    path = MODULES[module]
+    row = _row(module)
+    if row is None and _is_empty_package(path):
+        return
+    assert row is not None, f"{module} has no row in the layering table"
+    ours = [name for name in _imports(path) if name.split(".")[0] in ROOMS and name != module]
+    forbidden = [name for name in ours if not _within(name, row)]
+    assert not forbidden, f"{module} may not import {forbidden}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_library_stays_in_its_room(module: str) -> None:
+    used = {name.split(".")[0] for name in _imports(MODULES[module])}
+    for library, rooms in LIBRARY_ROOMS.items():
+        assert library not in used or _within(module, rooms), f"{module} may not use {library}"
+
+
+@pytest.mark.parametrize("module", [name for name in PURE if name in MODULES])
+def test_the_core_reaches_for_no_clock_dice_file_or_thread(module: str) -> None:
+    used = {name.split(".")[0] for name in _imports(MODULES[module])}
+    impure = (used & IMPURE_MODULES) - TIME_TEXT_ONLY.get(module, set())
+    assert not impure, f"{module} reaches for {sorted(impure)}"
+
+
+def test_the_table_names_only_modules_that_exist() -> None:
+    named = {name for name in MAY_IMPORT if name not in MODULES}
+    assert not {name for name in named if not (ROOT / name.replace(".", "/")).is_dir()}
+
+
+def _dependency_modules() -> set[str]:
+    """Top-level modules of the distributions that EMTE requires, extras included."""
+    required = {
+        re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower().replace("_", "-")
+        for requirement in importlib.metadata.requires("emte") or ()
+    }
+    return {
+        module
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        if required & {name.lower().replace("_", "-") for name in distributions}
+    }
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "benchmarks"])
+def test_no_file_shadows_a_module_of_the_standard_library_or_a_dependency(folder: str) -> None:
+    """A script's folder is first on sys.path: its files would be imported instead."""
+    taken = set(sys.stdlib_module_names) | _dependency_modules() | {folder}
+    assert "tornado" in taken
+    names = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert not names & taken
