@@ -148,7 +148,8 @@ class _Words:
         raise BadSyntax(self._column(index), message)
 
     def _column(self, index: int) -> int:
-        return sum(len(word) + 1 for word in self._words[:index]) + 1
+        end = sum(map(len, self._words)) + len(self._words)
+        return min(sum(len(word) + 1 for word in self._words[:index]) + 1, end)
 
     def options(self, allowed: tuple[str, ...]) -> dict[str, str]:
         """The rest of the text: `name=value` words (and the bare `post`), each at most once."""

@@ -1,0 +1,33 @@
+"""The pid file: there while the process runs, gone after."""
+
+import os
+from pathlib import Path
+
+from matching.pidfile import pidfile, read_pid
+
+
+def test_the_pid_file_holds_our_pid_while_we_run(tmp_path: Path) -> None:
+    with pidfile(tmp_path, "match-intc") as path:
+        assert path == tmp_path / "match-intc.pid"
+        assert read_pid(path) == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_left_by_a_killed_process_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").write_text("1\n")
+    with pidfile(tmp_path, "web") as path:
+        assert read_pid(path) == os.getpid()
+
+
+def test_another_process_s_pid_file_is_not_removed(tmp_path: Path) -> None:
+    with pidfile(tmp_path, "web") as path:
+        path.write_text("1\n")
+    assert read_pid(path) == 1
+
+
+def test_a_missing_or_broken_pid_file_names_nobody(tmp_path: Path) -> None:
+    assert read_pid(tmp_path / "web.pid") is None
+    (tmp_path / "web.pid").write_bytes(b"\xff\n")
+    assert read_pid(tmp_path / "web.pid") is None
+    (tmp_path / "web.pid").write_text("-5\n")
+    assert read_pid(tmp_path / "web.pid") is None
