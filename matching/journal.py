@@ -1,0 +1,1154 @@
+"""The journal: everything that one product's matching engine decided, in order, as lines of text.
+
+    #EMTE 1 ticker=intc lineage=9c1f0a44d2b7e683 tick=0.01 lot=1 … salt=deadbeef x=f561f358
+    1700000000.010000: epoch 1 s=1 b=1 x=66f06938                               ─┐
+    1700000000.020000: [1] 3 sell 4@99.90/0 s=2 b=1 x=56e750a4                   │ batch 1:
+    1700000000.040000: [4] 4 buy 4@99.95/0 g=5d2e8a60b1c74f93 s=3 b=1 x=…        │ one write,
+    1700000000.040000: match 4@99.90 from 3(1) to 4(4) t=1 k=buy s=4 b=1 x=…     │ one fdatasync
+    commit 4 s=5 b=1 h=fc127fd6ac991d3df78fa79608e66819 x=8563a221              ─┘
+    │                  │   │   │                                  └ crc32 of the line, from the salt
+    │                  │   │   └ chain: blake2b-128 over the chain before and this batch's lines
+    │                  │   └ number of the batch
+    └ its 4 lines      └ number of the record, without a gap
+
+    #EMTE              the first line: whose journal, of which lineage, under which rules
+    [9] 8 sell …       the command that made or changed order 9, of owner 8; [0]: none or many
+    match canceled triggered decremented phase         what the command before it caused
+    epoch  tick  check  commit                         a start; an idle seal; a state hash; the end
+
+The forms of all lines, byte for byte, are in PROTOCOL §5. A batch counts when its commit is there
+and everything in it is right; the file is only ever added to. `Journal` makes the bytes of batches,
+`read_batches` takes them apart again; neither does I/O of its own.
+
+>>> header = Header(ticker="intc", lineage="9c1f0a44d2b7e683", tick=100, lot=1,
+...                 reference=1_000_000, salt=0xDEADBEEF)
+>>> journal = Journal(header)
+>>> journal.epoch(1, at=1_700_000_000_010_000)
+1
+>>> print(journal.close_batch().decode("ascii"), end="")
+1700000000.010000: epoch 1 s=1 b=1 x=66f06938
+commit 1 s=2 b=1 h=cf6f9854a5a02d2dff932f4f6e33782c x=3e76cd3c
+"""
+
+import argparse
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO, assert_never
+from zlib import crc32
+
+import msgspec
+
+from matching import protocol
+from matching.events import (
+    Accepted,
+    Amended,
+    Canceled,
+    Decremented,
+    Event,
+    KeyRaised,
+    LimitChanged,
+    PhaseChanged,
+    SettingChanged,
+    Trade,
+    Triggered,
+)
+from matching.order import (
+    TICKER,
+    Amend,
+    Cancel,
+    CancelAll,
+    CancelReason,
+    ChangeLimits,
+    ChangeSettings,
+    Command,
+    NewOrder,
+    Phase,
+    RaiseKey,
+    SelfTrade,
+    SetPhase,
+    Side,
+    TimeInForce,
+    format_price,
+    parse_price,
+)
+from matching.ports import Source
+
+FORMAT = 1
+"""The version of this file format, the header's second word."""
+
+RULES = 1
+"""The version of RULES.md that the engine plays by, the header's `rules=`."""
+
+MARK_SIZE = 64
+"""Bytes of a mark file: less than a sector, so that a mark is written whole or not at all."""
+
+HEADER_LIMIT = 192
+"""No header is longer (bytes): the longest has 16 letters of ticker and every number in full."""
+
+_LINE_LIMIT = 1024
+_READ_SIZE = 256 * 1024
+
+
+class JournalDamaged(Exception):
+    """What is on the disk is not what was written: `offset` is the byte, `reason` the sentence."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"byte {offset}: {reason}")
+        self.offset = offset
+        self.reason = reason
+
+
+class UnknownJournal(Exception):
+    """A sound journal of a format or under rules that this program does not know."""
+
+
+class Header(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A journal's first line: the product and its terms, which hold for the journal's whole life.
+
+    `lineage` tells this journal from every other one of the ticker; `salt` starts the CRC of its
+    lines, so that a line of another file is never taken for one of this.
+    """
+
+    ticker: str
+    lineage: str
+    tick: int
+    lot: int
+    reference: int
+    salt: int
+    rules: int = RULES
+
+    def encode(self) -> bytes:
+        """The line, with its newline."""
+        text = (
+            f"#EMTE {FORMAT} ticker={self.ticker} lineage={self.lineage}"
+            f" tick={format_price(self.tick)} lot={self.lot}"
+            f" reference={format_price(self.reference)} rules={self.rules} salt={self.salt:08x}"
+        ).encode("ascii")
+        return b"%b x=%08x\n" % (text, crc32(text))
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """A place between two batches: all before it has been read, `chain` (hex) vouches for it."""
+
+    seq: int
+    offset: int
+    batch: int
+    chain: str
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """How far a journal is known to be safe: `<ticker>.durable`; or settled: `<ticker>.settled`.
+
+    >>> data = Mark(7, 512, "9c1f0a44d2b7e683").encode()
+    >>> data.split(), len(data)
+    ([b'7', b'512', b'9c1f0a44d2b7e683'], 64)
+    """
+
+    seq: int
+    offset: int
+    lineage: str
+
+    def encode(self) -> bytes:
+        """The 64 bytes of the file."""
+        text = f"{self.seq} {self.offset} {self.lineage}"
+        return f"{text:<{MARK_SIZE - 1}}\n".encode("ascii")
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Mark | None":
+        """The mark in a file's bytes; None if none was ever written (empty, or zeroes).
+
+        JournalDamaged if they are neither: ignoring it would switch off the guard that a mark is.
+        """
+        if not data.strip(b"\0"):
+            return None
+        match = _MARK.fullmatch(data)
+        if match is None or len(data) != MARK_SIZE:
+            raise JournalDamaged(0, f"this is not a mark: {data[:MARK_SIZE]!r}")
+        return cls(int(match[1]), int(match[2]), match[3].decode("ascii"))
+
+
+def durable_path(journal: Path) -> Path:
+    """The mark of what has been synced; the matching server writes it."""
+    return journal.with_suffix(".durable")
+
+
+def settled_path(journal: Path) -> Path:
+    """The mark of what is in the database; log2db writes it."""
+    return journal.with_suffix(".settled")
+
+
+def torn_path(journal: Path) -> Path:
+    """Where recovery keeps what it cuts off."""
+    return journal.with_suffix(".torn")
+
+
+class CommandRecord(msgspec.Struct, frozen=True, gc=False):
+    """A command that the engine carried out. oid: the order it made or changed, 0 if none or many.
+
+    Orders are named by oid, an amend has all three values that it led to, and `ts` is gone.
+    `signature_prefix` is set on commands that were sent by themselves: 16 hex digits.
+    """
+
+    oid: int
+    command: Command
+    signature_prefix: str = ""
+
+
+class Epoch(msgspec.Struct, frozen=True, gc=False):
+    """The `number`-th start of the matching server on this journal."""
+
+    number: int
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Seals an idle journal: what came before it is surely whole."""
+
+
+class Check(msgspec.Struct, frozen=True, gc=False):
+    """The hash of the engine's state after record `seq`; the one record without a time."""
+
+    seq: int
+    digest: str
+
+
+JournaledEvent = Trade | Canceled | Triggered | Decremented | PhaseChanged
+"""The events with a line of their own. The other kinds are told by their command's line."""
+
+Body = CommandRecord | JournaledEvent | Epoch | Tick | Check
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One line of the journal. time: microseconds since 1970; 0 for a check."""
+
+    seq: int
+    time: int
+    batch: int
+    body: Body
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """One committed batch as read: numbers, CRCs, count and chain are right.
+
+    `lines` are its records without `s=`, `b=`, `x=` and the newline; `records()` parses them.
+    The commit itself is the record `last_seq`.
+    """
+
+    ticker: str
+    number: int
+    first_seq: int
+    last_seq: int
+    offset: int
+    end_offset: int
+    chain: str
+    lines: list[str]
+
+    @property
+    def position(self) -> Position:
+        """Where a reader stands that has taken this batch."""
+        return Position(self.last_seq, self.end_offset, self.number, self.chain)
+
+    def records(self) -> list[Record]:
+        """The batch's records but the commit. JournalDamaged for a line of no known form."""
+        return [self._record(index) for index in range(len(self.lines))]
+
+    def _record(self, index: int) -> Record:
+        try:
+            time, body = parse_line(self.lines[index], ticker=self.ticker)
+        except ValueError as error:
+            raise JournalDamaged(self.line_offset(index), str(error)) from error
+        return Record(self.first_seq + index, time, self.number, body)
+
+    def line_offset(self, index: int) -> int:
+        """The file's byte at which a line begins."""
+        return self.offset + sum(
+            len(self.lines[before]) + len(_tail(self.first_seq + before, self.number)) + _CRC_SIZE
+            for before in range(index)
+        )
+
+
+class Journal:
+    """The writing end of one journal: turns what was decided into the bytes of the next batch.
+
+    It does no I/O. Whoever owns it appends the bytes that `close_batch` returns to the file, syncs
+    it, and only then answers; if either fails, this object is ahead of the file, and the process
+    must end.
+
+    `seq` and `time` are the last record's, the open batch included; `batch`, `offset` and `chain`
+    are those of the last closed one.
+    """
+
+    __slots__ = ("_lines", "_salt", "_tail", "batch", "chain", "header", "offset", "seq", "time")
+
+    def __init__(self, header: Header, position: Position | None = None, *, time: int = 0) -> None:
+        """Go on at `position` (default: right after the header), no earlier than `time`."""
+        start = position if position is not None else beginning(header)
+        self.header = header
+        self.seq = start.seq
+        self.batch = start.batch
+        self.chain = start.chain
+        self.offset = start.offset
+        self.time = time
+        self._salt = header.salt
+        self._tail = f" b={start.batch + 1}"
+        self._lines: list[str] = []
+
+    @property
+    def position(self) -> Position:
+        """The end of the last closed batch."""
+        return Position(self.seq - len(self._lines), self.offset, self.batch, self.chain)
+
+    @property
+    def mark(self) -> Mark:
+        """The mark that is true once the last closed batch is synced; take it when closing."""
+        return Mark(self.seq - len(self._lines), self.offset, self.header.lineage)
+
+    @property
+    def open_lines(self) -> int:
+        """Records in the batch that is being collected."""
+        return len(self._lines)
+
+    def append(
+        self,
+        command: Command,
+        *,
+        oid: int,
+        events: Sequence[Event],
+        at: int,
+        signature_prefix: str = "",
+    ) -> int:
+        """Add a command that the engine carried out at `at`, and its events; the command's seq.
+
+        ValueError, with nothing added, for what must never be journaled: a reject, a duplicate, a
+        time before the last record's, an oid that is not the events'.
+        """
+        lines = command_lines(command, events, signature_prefix=signature_prefix)
+        if oid != events_oid(command, events):
+            raise ValueError(f"oid {oid} is not that of the events {events}")
+        prefix = self._stamp(at)
+        seq = self.seq + 1
+        for line in lines:
+            self._add(prefix + line)
+        return seq
+
+    def epoch(self, number: int, *, at: int) -> int:
+        """Add the record of the `number`-th start; its seq."""
+        return self._add(self._stamp(at) + format_body(Epoch(number)))
+
+    def tick(self, *, at: int) -> int:
+        """Add the record that seals an idle journal; its seq."""
+        return self._add(self._stamp(at) + format_body(Tick()))
+
+    def check(self, seq: int, digest: str) -> int:
+        """Add the state's hash after record `seq` (32 hex digits); the new record's seq."""
+        return self._add(format_body(Check(seq, digest)))
+
+    def close_batch(self) -> bytes:
+        """The open batch's bytes, its commit included; b"" if it is empty.
+
+        From here on the next batch is open, and `position` and `mark` are this one's end.
+        """
+        if not self._lines:
+            return b""
+        count = len(self._lines)
+        self.seq += 1
+        self.batch += 1
+        lines = "".join(self._lines).encode("ascii")
+        commit = f"commit {count} s={self.seq} b={self.batch}"
+        self.chain = _next_chain(self.chain, lines, commit.encode("ascii"))
+        data = lines + _seal(f"{commit} h={self.chain}", self._salt).encode("ascii")
+        self.offset += len(data)
+        self._lines = []
+        self._tail = f" b={self.batch + 1}"
+        return data
+
+    def _stamp(self, at: int) -> str:
+        if at < self.time:
+            raise ValueError(f"time {at} is before the last record's, {self.time}")
+        self.time = at
+        return f"{format_time(at)}: "
+
+    def _add(self, line: str) -> int:
+        self.seq += 1
+        self._lines.append(_seal(f"{line} s={self.seq}{self._tail}", self._salt))
+        return self.seq
+
+
+def beginning(header: Header) -> Position:
+    """The position right after the header."""
+    line = header.encode()
+    return Position(0, len(line), 0, blake2b(line, digest_size=16).hexdigest())
+
+
+def _next_chain(chain: str, lines: bytes, commit: bytes) -> str:
+    return blake2b(bytes.fromhex(chain) + lines + commit, digest_size=16).hexdigest()
+
+
+def _seal(line: str, salt: int) -> str:
+    return f"{line} x={crc32(line.encode('ascii'), salt):08x}\n"
+
+
+def _tail(seq: int, batch: int) -> str:
+    return f" s={seq} b={batch}"
+
+
+_CRC_SIZE = len(" x=00000000\n")
+_CHAIN_SIZE = len(" h=" + 32 * "0")
+
+
+# Lines: what a decided command, or any other record, is as text, and back.
+
+
+def command_lines(
+    command: Command, events: Sequence[Event], *, signature_prefix: str = ""
+) -> list[str]:
+    """The command's line and those of its events, as `format_body` makes them.
+
+    An amend's line needs its first event, `Amended`: it says the values that the amend led to.
+    ValueError if the events are not those of a command that was carried out.
+    """
+    told = _told_by_command(command, events)
+    if isinstance(command, Amend):
+        amended = events[0]
+        if not isinstance(amended, Amended):
+            raise ValueError(f"an amend must lead to `amended`, not {amended}")
+        command = Amend(
+            ticker=command.ticker,
+            owner=command.owner,
+            oid=amended.oid,
+            quantity=amended.quantity,
+            price=amended.price,
+            stop=amended.stop,
+        )
+    oid = events_oid(command, events)
+    lines = [_format_command(command, oid, signature_prefix)]
+    if len(events) > told:
+        lines += [_format_event(event) for event in events[told:]]
+    return lines
+
+
+_TOLD: dict[type, type] = {
+    NewOrder: Accepted,
+    Amend: Amended,
+    SetPhase: PhaseChanged,
+    ChangeSettings: SettingChanged,
+    ChangeLimits: LimitChanged,
+    RaiseKey: KeyRaised,
+}
+
+
+def _told_by_command(command: Command, events: Sequence[Event]) -> int:
+    """How many of the first events have no line because the command's line says as much."""
+    kind = _TOLD.get(type(command))
+    if kind is None:
+        return 0
+    if not events or type(events[0]) is not kind:
+        raise ValueError(f"{command} was not carried out: {events}")
+    if kind is SettingChanged or kind is LimitChanged:
+        return sum(1 for event in events if type(event) is kind)
+    return 1
+
+
+def events_oid(command: Command, events: Sequence[Event]) -> int:
+    """The order that a carried-out command is about; 0 for those about none or many."""
+    match command:
+        case NewOrder() | Amend() | Cancel():
+            first = events[0] if events else None
+            if not isinstance(first, Accepted | Amended | Canceled):
+                raise ValueError(f"{command} was not carried out: {first}")
+            return first.oid
+        case CancelAll() | SetPhase() | ChangeSettings() | ChangeLimits() | RaiseKey():
+            return 0
+    assert_never(command)
+
+
+def format_line(record: Record) -> str:
+    """A record as its line says it, without ` s= b= x=`."""
+    if isinstance(record.body, Check):
+        return format_body(record.body)
+    return f"{format_time(record.time)}: {format_body(record.body)}"
+
+
+def parse_line(line: str, *, ticker: str) -> tuple[int, Body]:
+    """Time and body of a line without ` s= b= x=`; ValueError if it has no known form."""
+    time_text, separator, text = line.partition(": ")
+    if not separator:
+        match = _CHECK.fullmatch(line)
+        if match is None:
+            raise ValueError(f"no known form of line: {line!r}")
+        return 0, Check(int(match[1]), match[2])
+    return parse_time(time_text), parse_body(text, ticker=ticker)
+
+
+def format_time(microseconds: int) -> str:
+    """
+    >>> format_time(1_700_000_000_010_000)
+    '1700000000.010000'
+    """
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{seconds}.{rest:06d}"
+
+
+def parse_time(text: str) -> int:
+    """Microseconds; ValueError if it is not a time as `format_time` writes it."""
+    if _TIME.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a time")
+    return int(text[:-7]) * 1_000_000 + int(text[-6:])
+
+
+def format_body(body: Body) -> str:
+    """A record without its time."""
+    match body:
+        case CommandRecord():
+            return _format_command(body.command, body.oid, body.signature_prefix)
+        case Epoch():
+            return f"epoch {body.number}"
+        case Tick():
+            return "tick"
+        case Check():
+            return f"check {body.seq} {body.digest}"
+        case Trade() | Canceled() | Triggered() | Decremented() | PhaseChanged():
+            return _format_event(body)
+    assert_never(body)
+
+
+def _format_command(command: Command, oid: int, signature_prefix: str) -> str:
+    signature = f" g={signature_prefix}" if signature_prefix else ""
+    match command:
+        case NewOrder():
+            options = protocol.format_order_options(command)
+            cod = " cod=1" if command.cod else ""
+            return (
+                f"[{oid}] {command.owner} {command.side.value} {command.quantity}"
+                f"@{_price(command.price)}/{_price(command.stop)}{options}{cod}{signature}"
+            )
+        case Cancel():
+            return f"[{oid}] {command.owner} del{_why(command.reason)}{signature}"
+        case CancelAll():
+            return f"[0] {command.owner} del all{_why(command.reason)}{signature}"
+        case Amend():
+            if command.price is None or command.stop is None:
+                raise ValueError(f"an amend is journaled with all its values: {command}")
+            return (
+                f"[{oid}] {command.owner} mod {command.quantity}"
+                f"@{_price(command.price)}/{_price(command.stop)}{signature}"
+            )
+        case SetPhase():
+            why = f" why={command.why}" if command.why else ""
+            return f"[0] 0 phase {command.phase}{why}{signature}"
+        case ChangeSettings():
+            return f"[0] 0 set {protocol.format_settings(command)}{signature}"
+        case ChangeLimits():
+            owner = "*" if command.owner is None else command.owner
+            return f"[0] 0 limit {owner} {protocol.format_limits(command)}{signature}"
+        case RaiseKey():
+            return f"[0] 0 key {command.owner} {command.generation}{signature}"
+    assert_never(command)
+
+
+def _format_event(event: Event) -> str:
+    match event:
+        case Trade():
+            taker = event.taker.value if event.taker is not None else "none"
+            return (
+                f"match {event.quantity}@{_price(event.price)}"
+                f" from {event.seller}({event.sell_oid}) to {event.buyer}({event.buy_oid})"
+                f" t={event.tid} k={taker}"
+            )
+        case Canceled():
+            return f"canceled [{event.oid}] {event.quantity} {event.reason.value}"
+        case Triggered():
+            return f"triggered [{event.oid}]"
+        case Decremented():
+            return f"decremented [{event.oid}] {event.quantity}"
+        case PhaseChanged():
+            return f"phase {event.phase.value}"
+    raise ValueError(f"{event} has no line of its own in the journal")
+
+
+def _why(reason: CancelReason) -> str:
+    return "" if reason is CancelReason.USER else f" why={reason.value}"
+
+
+@lru_cache(maxsize=65_536)
+def _price(price: int) -> str:
+    """A price as the journal writes it: 0 for market and no stop."""
+    return format_price(price) if price else "0"
+
+
+_parse_price = lru_cache(maxsize=65_536)(parse_price)
+
+_NUMBER = "(?:0|[1-9][0-9]*)"
+_POSITIVE = "[1-9][0-9]*"
+_OWNER = "(?:0|[1-9][0-9]{0,8})"
+_PRICE = r"(?:0|(?:0|[1-9][0-9]{0,8})\.[0-9]{2}(?:[0-9]?[1-9])?)"
+_AMOUNT = rf"({_POSITIVE})@({_PRICE})/({_PRICE})"
+_WHY = "(?: why=([a-z_]+))?"
+_SIGNATURE = "(?: g=([0-9a-f]{16}))?"
+
+_TIME = re.compile(rf"{_NUMBER}\.[0-9]{{6}}", re.ASCII)
+_ORDER = re.compile(
+    rf"\[({_POSITIVE})\] ({_OWNER}) (buy|sell) {_AMOUNT}"
+    rf"(?: id=({protocol.CLIENT_ID.pattern}))?(?: tif=(day|ioc|fok))?"
+    rf"(?: stp=(maker|both|decrement|none))?( post)?(?: peak=({_POSITIVE}))?( cod=1)?{_SIGNATURE}",
+    re.ASCII,
+)
+_AMEND = re.compile(rf"\[({_POSITIVE})\] ({_OWNER}) mod {_AMOUNT}{_SIGNATURE}", re.ASCII)
+_CANCEL = re.compile(rf"\[({_POSITIVE})\] ({_OWNER}) del{_WHY}{_SIGNATURE}", re.ASCII)
+_CANCEL_ALL = re.compile(rf"\[0\] ({_OWNER}) del all{_WHY}{_SIGNATURE}", re.ASCII)
+_VENUE = re.compile(rf"\[0\] 0 (phase|set|limit|key) (.+?){_WHY}{_SIGNATURE}", re.ASCII)
+_TRADE = re.compile(
+    rf"match ({_POSITIVE})@({_PRICE}) from ({_OWNER})\(({_POSITIVE})\)"
+    rf" to ({_OWNER})\(({_POSITIVE})\) t=({_POSITIVE}) k=(buy|sell|none)",
+    re.ASCII,
+)
+_CANCELED = re.compile(rf"canceled \[({_POSITIVE})\] ({_NUMBER}) ([a-z_]+)", re.ASCII)
+_TRIGGERED = re.compile(rf"triggered \[({_POSITIVE})\]", re.ASCII)
+_DECREMENTED = re.compile(rf"decremented \[({_POSITIVE})\] ({_POSITIVE})", re.ASCII)
+_PHASE = re.compile("phase ([a-z]+)", re.ASCII)
+_EPOCH = re.compile(rf"epoch ({_POSITIVE})", re.ASCII)
+_CHECK = re.compile(rf"check ({_NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
+_BATCH_NUMBER = re.compile(rb" b=([0-9]+)(?: h=[0-9a-f]{32})?\Z", re.ASCII)
+_MARK = re.compile(rb"([0-9]+) ([0-9]+) ([0-9a-f]{16}) *\n", re.ASCII)
+
+_SIDES: dict[str, Side] = {side.value: side for side in Side}
+_TAKERS: dict[str, Side | None] = {**_SIDES, "none": None}
+
+
+def parse_body(text: str, *, ticker: str) -> Body:
+    """The record that a line without its time says; ValueError if it has no known form.
+
+    Commands that were given by client id are named by their oid here, and have no `ts`.
+    """
+    if text.startswith("["):
+        return parse_command(text, ticker=ticker)
+    if text == "tick":
+        return Tick()
+    parse = _PARSERS.get(text.partition(" ")[0])
+    body = parse(text) if parse is not None else None
+    if body is None:
+        raise ValueError(f"no known form of line: {text!r}")
+    return body
+
+
+def parse_command(text: str, *, ticker: str) -> CommandRecord:
+    """The record of a line that begins with `[oid]`; ValueError if it has no known form."""
+    match = _ORDER.fullmatch(text)
+    if match is not None:
+        return _parse_order(match, ticker)
+    match = _CANCEL.fullmatch(text)
+    if match is not None:
+        oid, owner, why, signature = match.groups()
+        cancel = Cancel(ticker=ticker, owner=int(owner), oid=int(oid), reason=_parse_why(why))
+        return CommandRecord(int(oid), cancel, signature or "")
+    match = _CANCEL_ALL.fullmatch(text)
+    if match is not None:
+        owner, why, signature = match.groups()
+        everything = CancelAll(ticker=ticker, owner=int(owner), reason=_parse_why(why))
+        return CommandRecord(0, everything, signature or "")
+    match = _AMEND.fullmatch(text)
+    if match is not None:
+        oid, owner, quantity, price, stop, signature = match.groups()
+        amend = Amend(
+            ticker=ticker,
+            owner=int(owner),
+            oid=int(oid),
+            quantity=int(quantity),
+            price=_parse_price(price),
+            stop=_parse_price(stop),
+        )
+        return CommandRecord(int(oid), amend, signature or "")
+    match = _VENUE.fullmatch(text)
+    if match is not None:
+        return _parse_venue_command(match, ticker)
+    raise ValueError(f"no known form of command: {text!r}")
+
+
+def _parse_order(match: re.Match[str], ticker: str) -> CommandRecord:
+    (oid, owner, side, quantity, price, stop) = match.group(1, 2, 3, 4, 5, 6)
+    (client_id, tif, stp, post, peak, cod, signature) = match.group(7, 8, 9, 10, 11, 12, 13)
+    order = NewOrder(
+        ticker=ticker,
+        owner=int(owner),
+        side=_SIDES[side],
+        quantity=int(quantity),
+        price=_parse_price(price),
+        stop=_parse_price(stop),
+        client_id=client_id or "",
+        tif=TimeInForce(tif) if tif is not None else TimeInForce.GTC,
+        stp=SelfTrade(stp) if stp is not None else SelfTrade.TAKER,
+        post=post is not None,
+        peak=int(peak) if peak is not None else 0,
+        cod=cod is not None,
+    )
+    return CommandRecord(int(oid), order, signature or "")
+
+
+def _parse_why(why: str | None) -> CancelReason:
+    return CancelReason(why) if why is not None else CancelReason.USER
+
+
+def _parse_venue_command(match: re.Match[str], ticker: str) -> CommandRecord:
+    """`phase`, `set`, `limit` and `key` are written as in the grammar, but for the ticker."""
+    verb, rest, why, signature = match.groups()
+    command = protocol.parse(f"{verb} {ticker} {rest}")
+    if isinstance(command, SetPhase) and why is not None:
+        command = SetPhase(ticker=ticker, phase=command.phase, why=why)
+    elif why is not None or not isinstance(
+        command, SetPhase | ChangeSettings | ChangeLimits | RaiseKey
+    ):
+        raise ValueError(f"no known form of command: {match[0]!r}")
+    return CommandRecord(0, command, signature or "")
+
+
+def _parse_trade(text: str) -> Trade | None:
+    match = _TRADE.fullmatch(text)
+    if match is None:
+        return None
+    quantity, price, seller, sell_oid, buyer, buy_oid, tid, taker = match.groups()
+    return Trade(
+        tid=int(tid),
+        price=_parse_price(price),
+        quantity=int(quantity),
+        buyer=int(buyer),
+        seller=int(seller),
+        buy_oid=int(buy_oid),
+        sell_oid=int(sell_oid),
+        taker=_TAKERS[taker],
+    )
+
+
+def _parse_canceled(text: str) -> Canceled | None:
+    match = _CANCELED.fullmatch(text)
+    return Canceled(int(match[1]), int(match[2]), CancelReason(match[3])) if match else None
+
+
+def _parse_triggered(text: str) -> Triggered | None:
+    match = _TRIGGERED.fullmatch(text)
+    return Triggered(int(match[1])) if match else None
+
+
+def _parse_decremented(text: str) -> Decremented | None:
+    match = _DECREMENTED.fullmatch(text)
+    return Decremented(int(match[1]), int(match[2])) if match else None
+
+
+def _parse_phase(text: str) -> PhaseChanged | None:
+    match = _PHASE.fullmatch(text)
+    return PhaseChanged(Phase(match[1])) if match else None
+
+
+def _parse_epoch(text: str) -> Epoch | None:
+    match = _EPOCH.fullmatch(text)
+    return Epoch(int(match[1])) if match else None
+
+
+_PARSERS: dict[str, Callable[[str], Body | None]] = {
+    "match": _parse_trade,
+    "canceled": _parse_canceled,
+    "triggered": _parse_triggered,
+    "decremented": _parse_decremented,
+    "phase": _parse_phase,
+    "epoch": _parse_epoch,
+}
+
+
+# Reading.
+
+_HEADER = re.compile(
+    rf"#EMTE ([0-9]+) ticker=({TICKER.pattern}) lineage=([0-9a-f]{{16}}) tick=({_PRICE})"
+    rf" lot=({_POSITIVE}) reference=({_PRICE}) rules=({_POSITIVE}) salt=([0-9a-f]{{8}})",
+    re.ASCII,
+)
+_FIRST_WORDS = re.compile(r"#EMTE ([0-9]+) .*", re.ASCII)
+
+
+def read_header(source: Source) -> Header:
+    """The header of a journal.
+
+    JournalDamaged if it is not whole, UnknownJournal if it is of another format.
+    """
+    line, newline, _ = source.read(0, _LINE_LIMIT).partition(b"\n")
+    text, marker, crc = line.rpartition(b" x=")
+    if not newline or not marker or crc != b"%08x" % crc32(text):
+        raise JournalDamaged(0, "the file does not begin with a whole header (#EMTE …)")
+    words = _FIRST_WORDS.fullmatch(text.decode("ascii", "replace"))
+    if words is not None and int(words[1]) != FORMAT:
+        raise UnknownJournal(f"journal format {words[1]}; this program knows format {FORMAT}")
+    match = _HEADER.fullmatch(text.decode("ascii", "replace"))
+    if match is None:
+        raise JournalDamaged(0, "the header has not the form of one")
+    _, ticker, lineage, tick, lot, reference, rules, salt = match.groups()
+    return Header(
+        ticker=ticker,
+        lineage=lineage,
+        tick=parse_price(tick),
+        lot=int(lot),
+        reference=parse_price(reference),
+        rules=int(rules),
+        salt=int(salt, 16),
+    )
+
+
+def read_batches(
+    source: Source, header: Header, after: Position | None = None, *, until: int | None = None
+) -> Iterator[Batch]:
+    """The batches after a position (default: all) up to the byte `until` (default: the file's end).
+
+    Memory is bounded by the largest batch, whatever the file's size. A follower of a growing file
+    passes the durable mark's offset: beyond it, nothing is certain yet. Each batch is checked
+    before it is given: `s`, `b` and CRC of each line, the count and the chain. JournalDamaged names
+    the first byte that is wrong; all batches given before it are good.
+    """
+    position = after if after is not None else beginning(header)
+    end = source.size() if until is None else until
+    if source.size() < max(end, position.offset):
+        raise JournalDamaged(
+            source.size(),
+            f"the journal ends here; it was known to reach byte {max(end, position.offset)}",
+        )
+    reader = _BatchReader(source, header, position, end)
+    while (batch := reader.next()) is not None:
+        yield batch
+
+
+class _BatchReader:
+    """The file's bytes from a position on, taken batch by batch."""
+
+    __slots__ = ("_base", "_block", "_end", "_header", "_position", "_source")
+
+    def __init__(self, source: Source, header: Header, position: Position, end: int) -> None:
+        self._source = source
+        self._header = header
+        self._position = position
+        self._end = end
+        self._block = b""  # the file's bytes from `_base` on, as far as they have been read
+        self._base = position.offset
+
+    def next(self) -> Batch | None:
+        """The next batch; None at the end."""
+        before = self._position
+        if before.offset == self._end:
+            return None
+        number = before.batch + 1
+        salt = self._header.salt
+        batch_tail = b" b=%d" % number
+        seq = before.seq
+        offset = before.offset
+        lines: list[str] = []
+        while True:
+            line = self._line(offset)
+            seq += 1
+            text = line[:-_CRC_SIZE]
+            if line[-_CRC_SIZE:] != b" x=%08x\n" % crc32(text, salt):
+                raise JournalDamaged(offset, "the line is not what was written: its CRC differs")
+            if text.startswith(b"commit "):
+                break
+            tail = b" s=%d%b" % (seq, batch_tail)
+            if not text.endswith(tail):
+                raise _misplaced(offset, text, f"s={seq} b={number}")
+            lines.append(text[: -len(tail)].decode("ascii", "replace"))
+            offset += len(line)
+        commit = b"commit %d s=%d%b" % (len(lines), seq, batch_tail)
+        if text[:-_CHAIN_SIZE] != commit:
+            raise _misplaced(offset, text, commit.decode("ascii"))
+        written = self._block[before.offset - self._base : offset - self._base]
+        chain = _next_chain(before.chain, written, commit)
+        if text[-_CHAIN_SIZE:] != b" h=%b" % chain.encode("ascii"):
+            raise JournalDamaged(offset, "the chain (h=) does not follow from what is before it")
+        end = offset + len(line)
+        self._position = Position(seq, end, number, chain)
+        return Batch(
+            ticker=self._header.ticker,
+            number=number,
+            first_seq=before.seq + 1,
+            last_seq=seq,
+            offset=before.offset,
+            end_offset=end,
+            chain=chain,
+            lines=lines,
+        )
+
+    def _line(self, offset: int) -> bytes:
+        """The line that begins at a byte of the file, with its newline."""
+        start = offset - self._base
+        newline = self._block.find(b"\n", start)
+        if newline < 0:
+            self._read_on()
+            start = offset - self._base
+            newline = self._block.find(b"\n", start)
+        if newline < 0:
+            raise JournalDamaged(offset, self._why_no_line(len(self._block) - start))
+        return self._block[start : newline + 1]
+
+    def _why_no_line(self, left: int) -> str:
+        if left == 0:
+            return "the journal ends within a batch, before its commit"
+        if left > _LINE_LIMIT:
+            return f"no line ends within {left} bytes"
+        return "the journal ends within a line"
+
+    def _read_on(self) -> None:
+        """Read more of the file, and forget what is before the batch that is being read."""
+        read_to = self._base + len(self._block)
+        kept = self._block[self._position.offset - self._base :]
+        self._block = kept + self._source.read(read_to, min(_READ_SIZE, self._end - read_to))
+        self._base = self._position.offset
+
+
+def _misplaced(offset: int, text: bytes, expected: str) -> JournalDamaged:
+    found = text.decode("ascii", "replace")
+    return JournalDamaged(offset, f"expected {expected} here, found {found!r}")
+
+
+class History:
+    """The sound part of a whole journal: iterating gives its batches.
+
+    It ends with the file, or where a crash tore the last batch: `end` is that place then, `torn`
+    what is wrong after it. JournalDamaged if history itself is damaged:
+
+    A batch is written only when the one before it has been synced. So if a line of batch n+2 can be
+    found behind a bad batch n+1, that one was whole once, and may have been promised to somebody.
+    If none can, the bad tail is a batch that was being written, and nothing in it was promised.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.header = read_header(source)
+        self.end = beginning(self.header)
+        self.torn: JournalDamaged | None = None
+        self._source = source
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = read_batches(self._source, self.header, self.end)
+        while True:
+            try:
+                batch = next(batches, None)
+            except JournalDamaged as damage:
+                self._refuse_if_promised(damage)
+                self.torn = damage
+                return
+            if batch is None:
+                return
+            self.end = batch.position
+            yield batch
+
+    def _refuse_if_promised(self, damage: JournalDamaged) -> None:
+        later = _find_later_line(self._source, self.header, self.end)
+        if later is not None:
+            offset, batch = later
+            reason = (
+                f"{damage.reason}; a line of batch {batch} at byte {offset} proves that batch"
+                f" {self.end.batch + 1} was whole once"
+            )
+            raise JournalDamaged(damage.offset, reason) from damage
+
+
+def _find_later_line(source: Source, header: Header, last: Position) -> tuple[int, int] | None:
+    """The first sound line after `last` that is of a batch later than the next: (byte, batch)."""
+    block = b""
+    base = last.offset
+    while more := source.read(base + len(block), _READ_SIZE):
+        block += more
+        *lines, block = block.split(b"\n")
+        for line in lines:
+            batch = _batch_of_sound_line(line, header.salt)
+            if batch > last.batch + 1:
+                return base, batch
+            base += len(line) + 1
+        if len(block) > _LINE_LIMIT:  # no line of ours; keep only what bounds the memory
+            base += len(block) - _LINE_LIMIT
+            block = block[-_LINE_LIMIT:]
+    return None
+
+
+def _batch_of_sound_line(line: bytes, salt: int) -> int:
+    text, marker, crc = line.rpartition(b" x=")
+    if not marker or crc != b"%08x" % crc32(text, salt):
+        return 0
+    match = _BATCH_NUMBER.search(text)
+    return int(match[1]) if match is not None else 0
+
+
+def check_mark(mark: Mark | None, name: str, *, lineage: str, end: Position) -> None:
+    """JournalDamaged if the journal, sound up to `end`, is not (all of) the one that `mark` saw."""
+    if mark is None:
+        return
+    if mark.lineage != lineage:
+        raise JournalDamaged(0, f"the journal is of lineage {lineage}; {name} is of {mark.lineage}")
+    if mark.seq > end.seq or mark.offset > end.offset:
+        raise JournalDamaged(
+            end.offset,
+            f"the journal is sound up to record {end.seq} here; {name} saw it reach record"
+            f" {mark.seq} at byte {mark.offset}",
+        )
+
+
+# The command line.
+
+_DAMAGED = 75
+_UNKNOWN = 78
+_USAGE = 2
+
+
+class FileSource:
+    """A file opened for reading only, for the command lines of this module and of recovery."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def size(self) -> int:
+        return self._file.seek(0, 2)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(length)
+
+
+def run_reader(path: Path, read: Callable[[Path, Source], None]) -> int:
+    """Give `read` the file; the exit code, after one line on stderr for what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            read(path, FileSource(file))
+    except JournalDamaged as damage:
+        return _complain(f"{path}: {damage}", _DAMAGED)
+    except UnknownJournal as unknown:
+        return _complain(f"{path}: {unknown}", _UNKNOWN)
+    except OSError as error:
+        return _complain(f"{path}: {error.strerror}", _USAGE)
+    return 0
+
+
+def _complain(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def judge_end(path: Path, history: History, durable: Mark | None) -> None:
+    """After a whole journal was read: JournalDamaged if it does not reach the marks beside it.
+
+    `durable` was read before the journal, so that a server at work is never behind it. A torn tail
+    is noted where the mark proves that it was never promised; without that proof it is damage.
+    """
+    header, end, torn = history.header, history.end, history.torn
+    check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
+    check_mark(
+        read_mark(settled_path(path)), settled_path(path).name, lineage=header.lineage, end=end
+    )
+    if torn is None:
+        return
+    if durable is None:
+        raise JournalDamaged(
+            torn.offset,
+            f"{torn.reason}; batch {end.batch + 1} is torn, and {durable_path(path).name}, which"
+            " could tell whether it was promised, is not there",
+        )
+    print(f"torn from byte {end.offset}: {torn.reason}; never promised, the next start cuts it off")
+
+
+def read_mark(path: Path) -> Mark | None:
+    """The mark in a file; None if there is no such file, or nothing in it yet."""
+    try:
+        return Mark.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _verify(path: Path, source: Source) -> None:
+    durable = read_mark(durable_path(path))
+    history = History(source)
+    time = 0
+    for batch in history:
+        for index, record in enumerate(batch.records()):
+            if format_line(record) != batch.lines[index]:
+                raise JournalDamaged(
+                    batch.line_offset(index), f"the line should read {format_line(record)!r}"
+                )
+            if not isinstance(record.body, Check):
+                if record.time < time:
+                    raise JournalDamaged(batch.line_offset(index), "time goes back here")
+                time = record.time
+    judge_end(path, history, durable)
+    end = history.end
+    print(f"sound: {end.seq} records in {end.batch} batches, {end.offset} bytes, h={end.chain}")
+
+
+def _cat(path: Path, source: Source) -> None:
+    history = History(source)
+    for batch in history:
+        for seq, line in enumerate(batch.lines, start=batch.first_seq):
+            print(seq, line)
+    if history.torn is not None:
+        raise history.torn
+
+
+def _stat(path: Path, source: Source) -> None:
+    durable = read_mark(durable_path(path))
+    history = History(source)
+    header = history.header
+    kinds: Counter[str] = Counter()
+    shares = value = 0
+    times: list[int] = []
+    for batch in history:
+        records = batch.records()
+        kinds.update(_kind(record.body) for record in records)
+        for record in records:
+            if isinstance(record.body, Trade):
+                shares += record.body.quantity
+                value += record.body.quantity * record.body.price
+        batch_times = [record.time for record in records if record.time]
+        times = times[:1] + batch_times[-1:] if times else batch_times
+    end = history.end
+    print(
+        f"product   {header.ticker}: tick {format_price(header.tick)}, lot {header.lot},", end=" "
+    )
+    print(f"reference {format_price(header.reference)}, rules {header.rules}")
+    print(f"lineage   {header.lineage}")
+    print(f"records   {end.seq} in {end.batch} batches, {end.offset} bytes")
+    for kind, count in sorted(kinds.items()):
+        print(f"  {kind:<12} {count}")
+    print(f"traded    {shares} for {format_price(value)}")
+    if times:
+        print(f"time      {format_time(times[0])} to {format_time(times[-1])}")
+    print(f"chain     {end.chain}")
+    judge_end(path, history, durable)
+
+
+def _kind(body: Body) -> str:
+    """The word by which `stat` counts a record: a command's verb, an event's name."""
+    words = format_body(body).split(" ")
+    return words[2] if isinstance(body, CommandRecord) else words[0]
+
+
+_ACTIONS = {"verify": _verify, "cat": _cat, "stat": _stat}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit code: 0 sound, 75 damaged, 78 of another format, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m matching.journal",
+        description="Read a product's journal, without changing it.",
+        epilog="examples:\n"
+        "  python -m matching.journal verify var/journal/intc.log\n"
+        "  python -m matching.journal cat var/journal/intc.log | tail",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "action",
+        choices=_ACTIONS,
+        help="verify: check form, CRCs and chain; cat: print every record behind its number;"
+        " stat: summarise",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    return run_reader(options.file, _ACTIONS[options.action])
+
+
+if __name__ == "__main__":
+    # Like cat: end quietly when the reader of our output has seen enough (`… cat FILE | head`).
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

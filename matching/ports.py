@@ -1,0 +1,72 @@
+"""Ports: the clock, the disk and the dice that the exchange is handed instead of reaching for them.
+
+The core never asks the machine for the time, a file or a random number. It is given these small
+interfaces; `matching.disk` has the real ones, tests have worse ones (a disk that loses power).
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Microseconds since 1970, UTC. It may jump back; whoever needs order keeps the maximum."""
+
+
+class Dice(Protocol):
+    def token(self, nbytes: int) -> bytes:
+        """`nbytes` unpredictable bytes."""
+
+
+class Source(Protocol):
+    """What a reader needs of a file."""
+
+    def size(self) -> int:
+        """Bytes in the file now."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on; fewer only where the file ends."""
+
+
+class File(Source, Protocol):
+    """One open file. Nothing written is safe before `sync` returns.
+
+    After an OSError of `append`, `write_at` or `sync` nobody knows what the file holds: the process
+    that got it must stop, never try again (a second fdatasync may succeed without having written).
+    """
+
+    def append(self, data: bytes) -> None:
+        """Write `data` at the end with one call; OSError if not all of it went in."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Overwrite in place with one call, for data within one sector (a mark)."""
+
+    def sync(self) -> None:
+        """Return when all that was written or cut is on the medium (fdatasync)."""
+
+    def truncate(self, length: int) -> None:
+        """Cut the file to its first `length` bytes."""
+
+    def close(self) -> None: ...
+
+
+class Lock(Protocol):
+    def release(self) -> None:
+        """Let others have it. The end of the process, however it comes, does so too."""
+
+
+class Locked(Exception):
+    """Somebody else holds the lock."""
+
+
+class Disk(Protocol):
+    def exists(self, path: Path) -> bool: ...
+
+    def open(self, path: Path) -> File:
+        """The existing file, for reading and writing; FileNotFoundError if there is none."""
+
+    def create(self, path: Path) -> File:
+        """A new, empty file whose name is on the medium; FileExistsError if there is one."""
+
+    def lock(self, path: Path) -> Lock:
+        """Hold `path` (made if missing) alone on this machine; Locked if another process does."""
