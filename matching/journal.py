@@ -160,16 +160,17 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
         return f"{text:<{MARK_SIZE - 1}}\n".encode("ascii")
 
     @classmethod
-    def decode(cls, data: bytes) -> "Mark | None":
+    def decode(cls, data: bytes, name: str) -> "Mark | None":
         """The mark in a file's bytes; None if none was ever written (empty, or zeroes).
 
-        JournalDamaged if they are neither: ignoring it would switch off the guard that a mark is.
+        JournalDamaged, naming the file, if they are neither: ignoring a mark would switch off the
+        guard that it is.
         """
         if not data.strip(b"\0"):
             return None
         match = _MARK.fullmatch(data)
         if match is None or len(data) != MARK_SIZE:
-            raise JournalDamaged(0, f"this is not a mark: {data[:MARK_SIZE]!r}")
+            raise JournalDamaged(0, f"{name} does not hold a mark: {data[:MARK_SIZE]!r}")
         return cls(int(match[1]), int(match[2]), match[3].decode("ascii"))
 
 
@@ -974,13 +975,16 @@ def _batch_of_sound_line(line: bytes, salt: int) -> int:
     return int(match[1]) if match is not None else 0
 
 
-def check_mark(mark: Mark | None, name: str, *, lineage: str, end: Position) -> None:
-    """JournalDamaged if the journal, sound up to `end`, is not (all of) the one that `mark` saw."""
+def check_mark(mark: Mark | None, name: str, *, lineage: str, end: Position | None = None) -> None:
+    """JournalDamaged if the journal, sound up to `end`, is not (all of) the one that `mark` saw.
+
+    Without `end`, only the lineage is looked at.
+    """
     if mark is None:
         return
     if mark.lineage != lineage:
         raise JournalDamaged(0, f"the journal is of lineage {lineage}; {name} is of {mark.lineage}")
-    if mark.seq > end.seq or mark.offset > end.offset:
+    if end is not None and (mark.seq > end.seq or mark.offset > end.offset):
         raise JournalDamaged(
             end.offset,
             f"the journal is sound up to record {end.seq} here; {name} saw it reach record"
@@ -1053,7 +1057,7 @@ def judge_end(path: Path, history: History, durable: Mark | None) -> None:
 def read_mark(path: Path) -> Mark | None:
     """The mark in a file; None if there is no such file, or nothing in it yet."""
     try:
-        return Mark.decode(path.read_bytes())
+        return Mark.decode(path.read_bytes(), path.name)
     except FileNotFoundError:
         return None
 
