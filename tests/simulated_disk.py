@@ -1,0 +1,240 @@
+"""A disk in memory that behaves as badly as real ones may: page cache, power cuts, errors, full.
+
+What is written stands in the page cache, which `kill` (of the process) leaves alone and `power_cut`
+does not: sectors that were not synced may be there, be zero or be garbage, each for itself, and the
+file's size may lag. A sector that is overwritten in place has its old or its new bytes, and so has a
+file that is not larger than one sector (which a mark relies on). A sync that failed has forgotten
+what it was to write: syncing again succeeds and writes nothing of it.
+
+`crash_after = n` ends the process (`Crash`) right after its n-th operation from then on.
+
+>>> disk = SimulatedDisk(random.Random(1))
+>>> file = disk.create(Path("intc.log"))
+>>> file.append(b"kept"); file.sync(); file.append(b"lost")
+>>> disk.power_cut(lose_everything=True)
+>>> disk.open(Path("intc.log")).read(0, 100)
+b'kept'
+"""
+
+import errno
+import random
+from pathlib import Path
+
+from matching.ports import Locked
+
+SECTOR = 512
+
+
+class Crash(Exception):
+    """The process ends here, in the middle of what it did."""
+
+
+class SetClock:
+    """A clock that shows what it is told."""
+
+    def __init__(self, now: int = 1_700_000_000_000_000) -> None:
+        self.microseconds = now
+
+    def now(self) -> int:
+        return self.microseconds
+
+
+class SeededDice:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def token(self, nbytes: int) -> bytes:
+        return self._rng.randbytes(nbytes)
+
+
+class _Content:
+    """One file: what the page cache has, what the medium has, what a failed sync forgot."""
+
+    def __init__(self) -> None:
+        self.cache = bytearray()
+        self.medium = bytearray()
+        self.forgotten: list[tuple[int, int]] = []
+
+    def sync(self) -> None:
+        written = bytearray(self.cache)
+        for start, end in self.forgotten:
+            old = bytes(self.medium[start:end]).ljust(end - start, b"\0")
+            written[start:end] = old[: max(0, len(written) - start)]
+        self.medium = written
+
+    def forget(self) -> None:
+        for start in range(0, len(self.cache), SECTOR):
+            end = min(start + SECTOR, len(self.cache))
+            if self.cache[start:end] != self.medium[start:end]:
+                self.forgotten.append((start, end))
+
+    def power_cut(self, rng: random.Random, *, lose_everything: bool) -> None:
+        if not lose_everything:
+            self.medium = _survivors(self.medium, self.cache, rng)
+        self.cache = bytearray(self.medium)
+        self.forgotten = []
+
+
+def _survivors(medium: bytearray, cache: bytearray, rng: random.Random) -> bytearray:
+    """What a power cut leaves of a file whose last sync left `medium`."""
+    if max(len(medium), len(cache)) <= SECTOR:
+        return bytearray(rng.choice((medium, cache, medium.ljust(len(cache), b"\0"))))
+    shorter, longer = sorted((len(medium), len(cache)))
+    lagging = max(shorter, rng.randint(shorter, longer) // SECTOR * SECTOR)
+    left = bytearray(rng.choice((len(medium), len(cache), lagging)))
+    loss = rng.choice((0.0, 0.05, 0.3, 0.7, 1.0))
+    garbles = rng.random() < 0.1
+    for start in range(0, len(left), SECTOR):
+        end = min(start + SECTOR, len(left))
+        overwritten = cache if rng.random() >= loss else medium
+        old_end = min(end, len(medium))
+        left[start:old_end] = overwritten[start:old_end].ljust(max(0, old_end - start), b"\0")
+        new = max(start, len(medium))
+        if new < end and rng.random() >= loss:
+            left[new:end] = cache[new:end].ljust(end - new, b"\0")
+        elif new < end and garbles:
+            left[new:end] = rng.randbytes(end - new)
+    return left
+
+
+class SimulatedDisk:
+    """Satisfies `matching.ports.Disk`. The faults are plain attributes, to be set by a test."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._files: dict[Path, _Content] = {}
+        self._locks: set[Path] = set()
+        self._process = 0
+        self.operations = 0
+        """Operations that wrote, cut, synced or created, ever."""
+        self.crash_after: int | None = None
+        """So many operations from now the process ends."""
+        self.fail_sync = False
+        """The next sync is EIO."""
+        self.free: int | None = None
+        """Bytes by which files may still grow; None: as many as they like."""
+
+    def exists(self, path: Path) -> bool:
+        return path in self._files
+
+    def open(self, path: Path) -> "SimulatedFile":
+        if path not in self._files:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        return SimulatedFile(self, self._files[path], self._process)
+
+    def create(self, path: Path) -> "SimulatedFile":
+        if path in self._files:
+            raise FileExistsError(errno.EEXIST, "file exists", str(path))
+        self._files[path] = _Content()
+        self.operated()
+        return self.open(path)
+
+    def lock(self, path: Path) -> "SimulatedLock":
+        if path in self._locks:
+            raise Locked(f"{path} is held by another process")
+        self._locks.add(path)
+        return SimulatedLock(self._locks, path)
+
+    def kill(self) -> None:
+        """The process ends; what it wrote stays in the page cache."""
+        self._process += 1
+        self._locks.clear()
+        self.crash_after = None
+        self.fail_sync = False
+
+    def power_cut(self, *, lose_everything: bool = False) -> None:
+        """The machine stops and starts again. `lose_everything`: of what was not synced."""
+        self.kill()
+        for content in self._files.values():
+            content.power_cut(self._rng, lose_everything=lose_everything)
+
+    def content(self, path: Path) -> bytes:
+        """The file as a process would read it."""
+        return bytes(self._files[path].cache)
+
+    def synced_content(self, path: Path) -> bytes:
+        """The file as a power cut would leave it at the least."""
+        return bytes(self._files[path].medium)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put other bytes on the medium: somebody's editor, a bad sector, a restored copy."""
+        content = self._files.setdefault(path, _Content())
+        content.cache = bytearray(data)
+        content.medium = bytearray(data)
+
+    def remove(self, path: Path) -> None:
+        del self._files[path]
+
+    def paths(self) -> list[Path]:
+        return sorted(self._files)
+
+    def operated(self) -> None:
+        self.operations += 1
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after <= 0:
+                raise Crash
+
+    def check_alive(self, process: int) -> None:
+        assert process == self._process, "a process that has ended touches its file"
+
+
+class SimulatedLock:
+    def __init__(self, locks: set[Path], path: Path) -> None:
+        self._locks = locks
+        self._path = path
+
+    def release(self) -> None:
+        self._locks.discard(self._path)
+
+
+class SimulatedFile:
+    """Satisfies `matching.ports.File`."""
+
+    def __init__(self, disk: SimulatedDisk, content: _Content, process: int) -> None:
+        self._disk = disk
+        self._content = content
+        self._process = process
+
+    def size(self) -> int:
+        self._disk.check_alive(self._process)
+        return len(self._content.cache)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._disk.check_alive(self._process)
+        return bytes(self._content.cache[offset : offset + length])
+
+    def append(self, data: bytes) -> None:
+        self.write_at(len(self._content.cache), data)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._disk.check_alive(self._process)
+        cache = self._content.cache
+        growth = max(0, offset + len(data) - len(cache))
+        fitting = len(data)
+        if self._disk.free is not None and growth > self._disk.free:
+            fitting = len(data) - (growth - self._disk.free)
+        cache[offset : offset + fitting] = data[:fitting]
+        if self._disk.free is not None:
+            self._disk.free -= min(growth, self._disk.free)
+        self._disk.operated()
+        if fitting < len(data):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    def sync(self) -> None:
+        self._disk.check_alive(self._process)
+        if self._disk.fail_sync:
+            self._disk.fail_sync = False
+            self._content.forget()
+            self._disk.operated()
+            raise OSError(errno.EIO, "input/output error")
+        self._content.sync()
+        self._disk.operated()
+
+    def truncate(self, length: int) -> None:
+        self._disk.check_alive(self._process)
+        del self._content.cache[length:]
+        self._disk.operated()
+
+    def close(self) -> None:
+        pass
