@@ -557,12 +557,12 @@ def _too_large(command: NewOrder) -> Rejected:
 def _would_take(command: NewOrder, opposite: Ladder) -> Rejected:
     assert opposite.best is not None
     message = (
-        f"a post-only {command.side} at {format_price(command.price)} would trade with"
+        f"a post-only {command.side} at {format_price(command.price)} would take"
         f" the {command.side.opposite} at {format_price(opposite.best.price)}"
     )
     return Rejected("would_take", message, "R8")
 
 
 def _order_not_found(command: Cancel) -> Rejected:
-    name = f"with id {command.client_id}" if command.client_id else f"#{command.oid}"
+    name = f"id={command.client_id}" if command.client_id else f"#{command.oid}"
     return Rejected("order_not_found", f"owner {command.owner} has no open order {name}", "R13")

@@ -1,0 +1,249 @@
+"""The order book: queues, ladders, changed levels, waiting stops, and a check that finds damage."""
+
+import random
+
+import pytest
+
+from matching.book import Level, Order, OrderBook, WaitingStops
+from matching.order import NewOrder, Side, Status
+
+
+def order(
+    oid: int, side: Side, price: int, *, quantity: int = 10, stop: int = 0, owner: int = 1
+) -> Order:
+    command = NewOrder(
+        ticker="intc", owner=owner, side=side, quantity=quantity, price=price, stop=stop
+    )
+    return Order(oid, command)
+
+
+def book_with(*orders: Order) -> OrderBook:
+    book = OrderBook()
+    for resting in orders:
+        book.add(resting)
+        book.check()
+    return book
+
+
+def queue(level: Level | None) -> list[int]:
+    return [resting.oid for resting in level] if level is not None else []
+
+
+def test_the_highest_bid_and_the_lowest_ask_are_best() -> None:
+    book = book_with(
+        order(1, Side.BUY, 99),
+        order(2, Side.BUY, 101),
+        order(3, Side.BUY, 100),
+        order(4, Side.SELL, 104),
+        order(5, Side.SELL, 102),
+        order(6, Side.SELL, 103),
+    )
+    assert (book.best_bid, book.best_ask) == (101, 102)
+    assert [price for price, _, _ in book.levels(Side.BUY)] == [101, 100, 99]
+    assert [price for price, _, _ in book.levels(Side.SELL)] == [102, 103, 104]
+    assert book.levels(Side.SELL, depth=2) == [(102, 10, 1), (103, 10, 1)]
+    assert book.levels(Side.SELL, depth=0) == []
+    assert (len(book.bids), len(book.asks)) == (3, 3)
+
+
+def test_an_empty_book_has_no_best_price() -> None:
+    book = book_with()
+    assert (book.best_bid, book.best_ask) == (None, None)
+    assert str(book) == "bids -; asks -"
+
+
+def test_the_book_reads_as_a_trader_writes_it() -> None:
+    book = book_with(
+        order(1, Side.BUY, 502500, quantity=100),
+        order(2, Side.BUY, 502500, quantity=50),
+        order(3, Side.BUY, 502000),
+        order(4, Side.SELL, 502600, quantity=7),
+    )
+    assert str(book) == "bids 150@50.25 10@50.20; asks 7@50.26"
+
+
+@pytest.mark.parametrize(
+    ("removed", "left"),
+    [
+        ([1], [2, 3, 4]),
+        ([4], [1, 2, 3]),
+        ([2], [1, 3, 4]),
+        ([2, 3], [1, 4]),
+        ([1, 4, 2], [3]),
+        ([3, 1, 2, 4], []),
+    ],
+)
+def test_a_queue_keeps_its_order_whoever_leaves_it(removed: list[int], left: list[int]) -> None:
+    book = book_with(*(order(oid, Side.SELL, 100) for oid in (1, 2, 3, 4)))
+    for oid in removed:
+        book.remove(book.orders[oid])
+        book.check()
+    assert queue(book.asks.level(100)) == left
+    assert sorted(book.orders) == left
+
+
+def test_the_next_price_is_best_when_the_best_level_goes_and_a_better_one_when_it_comes() -> None:
+    book = book_with(order(1, Side.BUY, 100), order(2, Side.BUY, 99))
+    book.remove(book.orders[1])
+    assert book.best_bid == 99
+    book.add(order(3, Side.BUY, 98))
+    assert book.best_bid == 99
+    book.add(order(4, Side.BUY, 101))
+    assert book.best_bid == 101
+
+
+def test_a_fill_shrinks_order_and_level_and_removes_what_is_filled() -> None:
+    book = book_with(order(1, Side.SELL, 100), order(2, Side.SELL, 100, quantity=5))
+    first = book.orders[1]
+    book.fill(first, 4)
+    book.check()
+    assert book.levels(Side.SELL) == [(100, 11, 2)]
+    assert (first.filled, first.open_quantity, first.status) == (4, 6, Status.PARTIALLY_FILLED)
+    book.fill(first, 6)
+    book.check()
+    assert book.levels(Side.SELL) == [(100, 5, 1)]
+    assert (first.filled, first.remaining, first.status) == (10, 0, Status.FILLED)
+    assert 1 not in book.orders
+
+
+def test_a_reduction_takes_off_the_total_and_is_no_fill() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    reduced = book.orders[1]
+    book.reduce(reduced, 4)
+    book.check()
+    assert (reduced.quantity, reduced.filled, reduced.open_quantity) == (6, 0, 6)
+    assert book.levels(Side.BUY) == [(100, 6, 1)]
+    book.reduce(reduced, 6)
+    book.check()
+    assert book.levels(Side.BUY) == []
+
+
+def test_changed_levels_are_the_present_ones_best_first_and_told_once() -> None:
+    book = book_with(
+        order(1, Side.BUY, 99),
+        order(2, Side.BUY, 100),
+        order(3, Side.SELL, 102),
+        order(4, Side.SELL, 101),
+    )
+    assert book.take_changed_levels() == [
+        (Side.BUY, 100, 10, 1),
+        (Side.BUY, 99, 10, 1),
+        (Side.SELL, 101, 10, 1),
+        (Side.SELL, 102, 10, 1),
+    ]
+    assert book.take_changed_levels() == []
+    book.fill(book.orders[4], 3)
+    book.reduce(book.orders[1], 1)
+    book.remove(book.orders[2])
+    book.remove(book.orders[3])
+    book.add(order(5, Side.SELL, 102, quantity=8))
+    assert book.take_changed_levels() == [
+        (Side.BUY, 100, 0, 0),
+        (Side.BUY, 99, 9, 1),
+        (Side.SELL, 101, 7, 1),
+        (Side.SELL, 102, 8, 1),
+    ]
+
+
+def test_an_order_that_rests_nowhere_cannot_be_removed_or_filled() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    with pytest.raises(KeyError):
+        book.remove(order(2, Side.BUY, 100))
+    with pytest.raises(AssertionError, match="does not rest"):
+        book.fill(order(1, Side.BUY, 100), 1)
+
+
+def test_a_book_of_many_orders_agrees_with_a_sorted_list() -> None:
+    dice = random.Random(1)
+    book = OrderBook()
+    expected: list[Order] = []
+    for oid in range(1, 2_000):
+        if expected and dice.random() < 0.45:
+            book.remove(expected.pop(dice.randrange(len(expected))))
+        else:
+            resting = order(oid, Side.BUY, dice.randrange(1, 60), quantity=dice.randrange(1, 9))
+            book.add(resting)
+            expected.append(resting)
+    book.check()
+    by_priority = sorted(expected, key=lambda resting: (-resting.price, resting.oid))
+    assert [resting for level in book.bids for resting in level] == by_priority
+
+
+def test_the_nearest_stops_run_first_buys_from_below_sells_from_above() -> None:
+    stops = WaitingStops()
+    for waiting in (
+        order(1, Side.BUY, 0, stop=102),
+        order(2, Side.BUY, 0, stop=101),
+        order(3, Side.SELL, 0, stop=99),
+        order(4, Side.SELL, 0, stop=100),
+        order(5, Side.BUY, 0, stop=101),
+        order(6, Side.BUY, 0, stop=103),
+    ):
+        stops.add(waiting)
+    stops.check(None)
+    elected = stops.take_elected(low=99, high=102)
+    assert [waiting.oid for waiting in elected] == [2, 4, 3, 5, 1]
+    assert list(stops.orders) == [6]
+    stops.check(102)
+    with pytest.raises(AssertionError):
+        stops.check(103)
+
+
+def test_check_finds_a_level_whose_quantity_is_wrong() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    level = book.bids.best
+    assert level is not None
+    level.quantity += 1
+    with pytest.raises(AssertionError, match=r"0\.01: 11, 1 of \[#1 1:buy 10 of 10@0\.01 open\]"):
+        book.check()
+
+
+def test_check_finds_a_level_whose_count_is_wrong() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    level = book.bids.best
+    assert level is not None
+    level.count += 1
+    with pytest.raises(AssertionError):
+        book.check()
+
+
+def test_check_finds_an_order_that_the_index_lacks_or_has_too_many() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    book.orders[2] = order(2, Side.BUY, 100)
+    with pytest.raises(AssertionError, match="2 indexed, 1 queued"):
+        book.check()
+    book.orders.clear()
+    with pytest.raises(AssertionError, match="not indexed"):
+        book.check()
+
+
+def test_check_finds_an_order_at_another_price_or_side() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    book.orders[1].price = 101
+    with pytest.raises(AssertionError, match="at 100"):
+        book.check()
+    book.orders[1].price = 100
+    book.orders[1].side = Side.SELL
+    with pytest.raises(AssertionError, match="among the buys"):
+        book.check()
+
+
+def test_check_finds_a_broken_queue() -> None:
+    book = book_with(order(1, Side.BUY, 100), order(2, Side.BUY, 100))
+    book.orders[2].previous = None
+    with pytest.raises(AssertionError):
+        book.check()
+
+
+def test_check_finds_a_wrong_best_price() -> None:
+    book = book_with(order(1, Side.BUY, 100), order(2, Side.BUY, 99))
+    book.bids.best = book.bids.level(99)
+    with pytest.raises(AssertionError):
+        book.check()
+
+
+def test_check_finds_an_ended_order_in_the_book() -> None:
+    book = book_with(order(1, Side.BUY, 100))
+    book.orders[1].canceled = True
+    with pytest.raises(AssertionError):
+        book.check()

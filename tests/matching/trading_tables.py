@@ -1,0 +1,300 @@
+"""Rules as tables that a trader can sign: a command on the left, what it causes on the right.
+
+    1:sell intc 100@50.25 | #1 accepted
+    2:buy intc 150@50.25  | #2 accepted; trade 100@50.25 maker #1 taker #2
+    2:buy intc 1@50.255   | rejected bad_tick: 50.255 is not a multiple of 0.01
+    book                  | bids 50@50.25; asks -
+    3:sell intc 60@50.20  | #3 accepted
+                          | trade 50@50.25 maker #2 taker #3
+
+A row that begins with one of `QUESTIONS` asks for the state instead. `nothing` on the right means a
+command that succeeds without an event; what stands after a reject's code and colon is its message,
+and may be left out; a row without a left side goes on with the right side above it; `#` begins a
+comment line.
+
+Every command is parsed by the protocol, and applied to the engine and to the reference engine,
+which must agree. After every row the engine checks itself, and the account book kept here from the
+events alone must agree with it: shares, cash, every order's quantity, the levels a feed would show.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from matching import protocol
+from matching.book import Order
+from matching.engine import REMEMBERED_IDS, Engine
+from matching.events import (
+    Accepted,
+    Amended,
+    Canceled,
+    Decremented,
+    Duplicate,
+    Event,
+    KeyRaised,
+    LimitChanged,
+    PhaseChanged,
+    Rejected,
+    SettingChanged,
+    Trade,
+    Triggered,
+)
+from matching.order import Command, Login, NewOrder, Side, format_price
+from tests.reference import ReferenceEngine, ReferenceOrder
+
+
+def check(table: str, *, tick: int = 100, lot: int = 1) -> None:
+    """Play the table on a new product; AssertionError shows the first row that differs."""
+    trading = Trading(tick=tick, lot=lot)
+    played: list[str] = []
+    for left, expected in _rows(table):
+        found = trading.play(left, with_messages="rejected" in expected and ":" in expected)
+        played.append(f"{left} | {found}")
+        assert found == expected, "\n".join([*played, f"{'expected':>{len(left)}} | {expected}"])
+
+
+def _rows(table: str) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for line in table.strip().splitlines():
+        if line.strip().startswith("#"):
+            continue
+        left, bar, right = (part.strip() for part in line.partition("|"))
+        assert bar, f"a row without `|`: {line}"
+        if left:
+            rows.append((left, right))
+        else:
+            command, so_far = rows.pop()
+            join = " " if so_far.endswith(":") else "; "
+            rows.append((command, so_far + join + right))
+    return rows
+
+
+class Trading:
+    """A product under test: the engine, the reference beside it, and an account book."""
+
+    def __init__(
+        self, *, tick: int = 100, lot: int = 1, remembered_ids: int = REMEMBERED_IDS
+    ) -> None:
+        self.engine = Engine("intc", tick=tick, lot=lot)
+        self.reference = ReferenceEngine(tick=tick, lot=lot, remembered_ids=remembered_ids)
+        self.accounts = AccountBook()
+        self._time = 1_700_000_000_000_000
+
+    def play(self, left: str, *, with_messages: bool = False) -> str:
+        """A row's right side, from its left."""
+        name, _, argument = left.partition(" ")
+        if name in QUESTIONS:
+            return QUESTIONS[name](self.engine, argument)
+        command = protocol.parse(left, ticker="intc")
+        assert not isinstance(command, Login)
+        events = self.apply(command)
+        return "; ".join(event_text(event, with_messages) for event in events) or "nothing"
+
+    def apply(self, command: Command) -> Sequence[Event]:
+        """The engine's events, once everything that can be compared has been."""
+        self._time += 20_000
+        before = state_of(self.engine)
+        events = self.engine.apply(command, self._time)
+        assert _without_messages(events) == self.reference.apply(command)
+        if any(isinstance(event, Rejected | Duplicate) for event in events):
+            assert len(events) == 1
+            assert state_of(self.engine) == before, "a refused command changed something"
+        self.engine.check()
+        assert orders_of(self.engine) == [
+            _reference_state(order) for order in self.reference.open_orders()
+        ]
+        assert queues_of(self.engine) == [
+            [order.oid for order in self.reference.resting(side)] for side in Side
+        ]
+        assert self.engine.last == self.reference.last
+        assert self.engine.phase is self.reference.phase
+        self.accounts.enter(command, events)
+        self.accounts.compare(self.engine)
+        return events
+
+
+class AccountBook:
+    """What the events alone say: orders' quantities, owners' shares and cash, the feed."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, int] = {}
+        self.shares: defaultdict[int, int] = defaultdict(int)
+        self.cash: defaultdict[int, int] = defaultdict(int)
+        self.levels: dict[tuple[Side, int], tuple[int, int]] = {}
+
+    def enter(self, command: Command, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Accepted):
+                assert isinstance(command, NewOrder)
+                self.open[event.oid] = command.quantity
+            elif isinstance(event, Trade):
+                value = event.price * event.quantity
+                self.shares[event.buyer] += event.quantity
+                self.shares[event.seller] -= event.quantity
+                self.cash[event.buyer] -= value
+                self.cash[event.seller] += value
+                self.open[event.buy_oid] -= event.quantity
+                self.open[event.sell_oid] -= event.quantity
+            elif isinstance(event, Decremented):
+                self.open[event.oid] -= event.quantity
+            elif isinstance(event, Canceled):
+                assert self.open[event.oid] == event.quantity, "a cancel names another quantity"
+                self.open[event.oid] = 0
+
+    def compare(self, engine: Engine) -> None:
+        working = {oid: quantity for oid, quantity in self.open.items() if quantity}
+        assert working == {order.oid: order.remaining for order in engine.open_orders()}
+        assert sum(self.cash.values()) == 0
+        for owner, shares in self.shares.items():
+            assert engine.position(owner) == shares
+        for side, price, quantity, count in engine.book.take_changed_levels():
+            self.levels[side, price] = (quantity, count)
+            if quantity == 0:
+                assert count == 0
+                del self.levels[side, price]
+        assert self.levels == {
+            (side, price): (quantity, count)
+            for side in Side
+            for price, quantity, count in engine.book.levels(side)
+        }
+
+
+def event_text(event: Event, with_messages: bool) -> str:
+    """An event in the words of the tables."""
+    match event:
+        case Accepted():
+            return f"#{event.oid} accepted"
+        case Trade():
+            maker, taker = event.sell_oid, event.buy_oid
+            if event.taker is Side.SELL:
+                maker, taker = taker, maker
+            price = format_price(event.price)
+            return f"trade {event.quantity}@{price} maker #{maker} taker #{taker}"
+        case Canceled():
+            return f"#{event.oid} canceled {event.quantity} {event.reason}"
+        case Triggered():
+            return f"#{event.oid} triggered"
+        case Decremented():
+            return f"#{event.oid} decremented {event.quantity}"
+        case PhaseChanged():
+            return f"phase {event.phase}"
+        case KeyRaised():
+            return f"key of owner {event.owner} generation {event.generation}"
+        case Duplicate():
+            quantities = f"{event.filled} filled {event.remaining} remaining"
+            return f"#{event.oid} duplicate {event.status} {quantities}"
+        case Rejected():
+            rule = f" {event.rule}" if event.rule else ""
+            return f"rejected {event.code}{rule}" + (f": {event.message}" * with_messages)
+        case Amended() | SettingChanged() | LimitChanged():
+            raise AssertionError(f"the engine does not offer what gives {event}")
+    assert_never(event)
+
+
+def _without_messages(events: Sequence[Event]) -> list[Event]:
+    """The reference does not write sentences; the tables say what they are."""
+    return [
+        Rejected(event.code, "", event.rule) if isinstance(event, Rejected) else event
+        for event in events
+    ]
+
+
+def _book(engine: Engine, _: str) -> str:
+    return str(engine.book)
+
+
+def _orders(engine: Engine, _: str) -> str:
+    """Both queues with their oids, best first: what priority is about."""
+    bids, asks = queues_of(engine)
+    return f"bids {_oids(bids)}; asks {_oids(asks)}"
+
+
+def _stops(engine: Engine, _: str) -> str:
+    waiting = [order.oid for order in engine.open_orders() if order.status == "pending_stop"]
+    return _oids(waiting)
+
+
+def _last(engine: Engine, _: str) -> str:
+    return format_price(engine.last) if engine.last is not None else "-"
+
+
+def _position(engine: Engine, owner: str) -> str:
+    return str(engine.position(int(owner)))
+
+
+def _open(engine: Engine, owner: str) -> str:
+    return _oids([order.oid for order in engine.open_orders(int(owner))])
+
+
+def _order(engine: Engine, oid: str) -> str:
+    return _order_text(engine.order(int(oid)))
+
+
+def _find(engine: Engine, name: str) -> str:
+    owner, _, client_id = name.partition(":")
+    return _order_text(engine.find(int(owner), client_id))
+
+
+def _phase_of(engine: Engine, _: str) -> str:
+    return engine.phase
+
+
+QUESTIONS: dict[str, Callable[[Engine, str], str]] = {
+    "book": _book,
+    "queues": _orders,
+    "stops": _stops,
+    "last": _last,
+    "position": _position,
+    "open": _open,
+    "order": _order,
+    "find": _find,
+    "phase?": _phase_of,
+}
+
+
+def _oids(oids: list[int]) -> str:
+    return " ".join(f"#{oid}" for oid in oids) or "-"
+
+
+def _order_text(order: Order | None) -> str:
+    if order is None:
+        return "-"
+    return (
+        f"#{order.oid} {order.side} {order.quantity}, {order.filled} filled,"
+        f" {order.remaining} remaining, {order.status}"
+    )
+
+
+def queues_of(engine: Engine) -> list[list[int]]:
+    """The oids of the bids and of the asks, in the order in which they trade."""
+    return [[order.oid for level in engine.book.side(side) for order in level] for side in Side]
+
+
+def orders_of(engine: Engine) -> list[tuple[object, ...]]:
+    """Everything about every open order, in oid order."""
+    return [
+        (
+            *(order.oid, order.owner, order.side, order.price, order.stop),
+            *(order.quantity, order.filled, order.remaining, order.status),
+            *(order.tif, order.stp, order.post, order.peak, order.client_id, order.cod),
+        )
+        for order in engine.open_orders()
+    ]
+
+
+def _reference_state(order: ReferenceOrder) -> tuple[object, ...]:
+    asked = order.asked
+    return (
+        *(order.oid, asked.owner, asked.side, asked.price, order.stop),
+        *(order.total, order.filled, order.remaining, order.status),
+        *(asked.tif, asked.stp, asked.post, asked.peak, asked.client_id, asked.cod),
+    )
+
+
+def state_of(engine: Engine) -> tuple[object, ...]:
+    """What a refused command must leave as it was."""
+    return (
+        orders_of(engine),
+        queues_of(engine),
+        *(engine.phase, engine.last, engine.next_oid, engine.next_tid),
+    )
