@@ -2,8 +2,8 @@
 
 What is written stands in the page cache, which `kill` (of the process) leaves alone and `power_cut`
 does not: sectors that were not synced may be there, be zero or be garbage, each for itself, and the
-file's size may lag. A sector that is overwritten in place has its old or its new bytes, and so has a
-file that is not larger than one sector (which a mark relies on). A sync that failed has forgotten
+file's size may lag. A sector that is overwritten in place has its old or its new bytes, and so has
+a file that is not larger than one sector (which a mark relies on). A sync that failed has forgotten
 what it was to write: syncing again succeeds and writes nothing of it.
 
 `crash_after = n` ends the process (`Crash`) right after its n-th operation from then on.
