@@ -328,9 +328,7 @@ class Journal:
         ValueError, with nothing added, for what must never be journaled: a reject, a duplicate, a
         time before the last record's, an oid that is not the events'.
         """
-        lines = command_lines(command, events, signature_prefix=signature_prefix)
-        if oid != events_oid(command, events):
-            raise ValueError(f"oid {oid} is not that of the events {events}")
+        lines = command_lines(command, events, oid=oid, signature_prefix=signature_prefix)
         prefix = self._stamp(at)
         seq = self.seq + 1
         for line in lines:
@@ -406,36 +404,26 @@ _CHAIN_SIZE = len(" h=" + 32 * "0")
 
 
 def command_lines(
-    command: Command, events: Sequence[Event], *, signature_prefix: str = ""
+    command: Command, events: Sequence[Event], *, oid: int, signature_prefix: str = ""
 ) -> list[str]:
-    """The command's line and those of its events, as `format_body` makes them.
+    """The line of a command that was carried out and those of its events, without time.
 
     An amend's line needs its first event, `Amended`: it says the values that the amend led to.
-    ValueError if the events are not those of a command that was carried out.
+    ValueError if the events are not those of such a command, or not of the order `oid`.
     """
-    told = _told_by_command(command, events)
+    told = _told_by_command(command, events, oid)
     if isinstance(command, Amend):
-        amended = events[0]
-        if not isinstance(amended, Amended):
-            raise ValueError(f"an amend must lead to `amended`, not {amended}")
-        command = Amend(
-            ticker=command.ticker,
-            owner=command.owner,
-            oid=amended.oid,
-            quantity=amended.quantity,
-            price=amended.price,
-            stop=amended.stop,
-        )
-    oid = events_oid(command, events)
+        command = _amend_with_all_values(command, events[0])
     lines = [_format_command(command, oid, signature_prefix)]
     if len(events) > told:
         lines += [_format_event(event) for event in events[told:]]
     return lines
 
 
-_TOLD: dict[type, type] = {
+_FIRST_EVENT: dict[type, type[Event]] = {
     NewOrder: Accepted,
     Amend: Amended,
+    Cancel: Canceled,
     SetPhase: PhaseChanged,
     ChangeSettings: SettingChanged,
     ChangeLimits: LimitChanged,
@@ -443,29 +431,33 @@ _TOLD: dict[type, type] = {
 }
 
 
-def _told_by_command(command: Command, events: Sequence[Event]) -> int:
-    """How many of the first events have no line because the command's line says as much."""
-    kind = _TOLD.get(type(command))
-    if kind is None:
-        return 0
-    if not events or type(events[0]) is not kind:
-        raise ValueError(f"{command} was not carried out: {events}")
-    if kind is SettingChanged or kind is LimitChanged:
-        return sum(1 for event in events if type(event) is kind)
-    return 1
+def _told_by_command(command: Command, events: Sequence[Event], oid: int) -> int:
+    """How many of the first events have no line because the command's own line says as much."""
+    kind = _FIRST_EVENT.get(type(command))
+    about = told = 0
+    if kind is not None:
+        if not events or type(events[0]) is not kind:
+            raise ValueError(f"{command} was not carried out: {events}")
+        about = getattr(events[0], "oid", 0)
+        if kind is SettingChanged or kind is LimitChanged:
+            told = sum(1 for event in events if type(event) is kind)
+        elif kind is not Canceled:
+            told = 1
+    if about != oid:
+        raise ValueError(f"order {oid} is not the one of {command} and {events}")
+    return told
 
 
-def events_oid(command: Command, events: Sequence[Event]) -> int:
-    """The order that a carried-out command is about; 0 for those about none or many."""
-    match command:
-        case NewOrder() | Amend() | Cancel():
-            first = events[0] if events else None
-            if not isinstance(first, Accepted | Amended | Canceled):
-                raise ValueError(f"{command} was not carried out: {first}")
-            return first.oid
-        case CancelAll() | SetPhase() | ChangeSettings() | ChangeLimits() | RaiseKey():
-            return 0
-    assert_never(command)
+def _amend_with_all_values(amend: Amend, amended: Event) -> Amend:
+    assert isinstance(amended, Amended)
+    return Amend(
+        ticker=amend.ticker,
+        owner=amend.owner,
+        oid=amended.oid,
+        quantity=amended.quantity,
+        price=amended.price,
+        stop=amended.stop,
+    )
 
 
 def format_line(record: Record) -> str:
@@ -525,7 +517,7 @@ def _format_command(command: Command, oid: int, signature_prefix: str) -> str:
             options = protocol.format_order_options(command)
             cod = " cod=1" if command.cod else ""
             return (
-                f"[{oid}] {command.owner} {command.side.value} {command.quantity}"
+                f"[{oid}] {command.owner} {command.side} {command.quantity}"
                 f"@{_price(command.price)}/{_price(command.stop)}{options}{cod}{signature}"
             )
         case Cancel():
@@ -555,25 +547,25 @@ def _format_command(command: Command, oid: int, signature_prefix: str) -> str:
 def _format_event(event: Event) -> str:
     match event:
         case Trade():
-            taker = event.taker.value if event.taker is not None else "none"
+            taker = event.taker or "none"
             return (
                 f"match {event.quantity}@{_price(event.price)}"
                 f" from {event.seller}({event.sell_oid}) to {event.buyer}({event.buy_oid})"
                 f" t={event.tid} k={taker}"
             )
         case Canceled():
-            return f"canceled [{event.oid}] {event.quantity} {event.reason.value}"
+            return f"canceled [{event.oid}] {event.quantity} {event.reason}"
         case Triggered():
             return f"triggered [{event.oid}]"
         case Decremented():
             return f"decremented [{event.oid}] {event.quantity}"
         case PhaseChanged():
-            return f"phase {event.phase.value}"
+            return f"phase {event.phase}"
     raise ValueError(f"{event} has no line of its own in the journal")
 
 
 def _why(reason: CancelReason) -> str:
-    return "" if reason is CancelReason.USER else f" why={reason.value}"
+    return "" if reason is CancelReason.USER else f" why={reason}"
 
 
 @lru_cache(maxsize=65_536)

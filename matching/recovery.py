@@ -318,7 +318,7 @@ class Replay:
         decided = [
             f"{stamp}: {each}"
             for each in command_lines(
-                record.command, events, signature_prefix=record.signature_prefix
+                record.command, events, oid=record.oid, signature_prefix=record.signature_prefix
             )
         ]
         if batch.lines[index : index + len(decided)] != decided:
