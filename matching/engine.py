@@ -178,7 +178,9 @@ class Engine:
         if command.quantity == 0:
             return Rejected("invalid_order", "the quantity must not be 0")
         if command.quantity % self.lot:
-            return Rejected("bad_lot", f"{command.quantity} is not a multiple of {self.lot}")
+            return Rejected(
+                "bad_lot", f"{command.quantity} is not a multiple of the lot, {self.lot}"
+            )
         if command.price % self.tick:
             return self._off_grid(command.price)
         if command.stop % self.tick:

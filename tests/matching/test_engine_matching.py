@@ -2,11 +2,10 @@
 
 import pytest
 
-from matching import protocol
 from matching.engine import Engine
 from matching.events import Event, Trade
-from matching.order import Login, NewOrder, Phase, Side
-from tests.matching.trading_tables import check
+from matching.order import NewOrder, Phase, Side
+from tests.matching.trading_tables import check, command_of
 
 
 def test_r1_the_best_price_trades_first_at_the_resting_orders_price() -> None:
@@ -395,6 +394,4 @@ def test_a_finished_order_without_a_client_id_is_forgotten() -> None:
 
 
 def _apply(engine: Engine, text: str) -> list[Event]:
-    command = protocol.parse(text, ticker="intc")
-    assert not isinstance(command, Login)
-    return list(engine.apply(command, at=1_700_000_000_000_000))
+    return list(engine.apply(command_of(text), at=1_700_000_000_000_000))

@@ -85,9 +85,7 @@ class Trading:
         name, _, argument = left.partition(" ")
         if name in QUESTIONS:
             return QUESTIONS[name](self.engine, argument)
-        command = protocol.parse(left, ticker="intc")
-        assert not isinstance(command, Login)
-        events = self.apply(command)
+        events = self.apply(command_of(left))
         return "; ".join(event_text(event, with_messages) for event in events) or "nothing"
 
     def apply(self, command: Command) -> Sequence[Event]:
@@ -157,6 +155,12 @@ class AccountBook:
             for side in Side
             for price, quantity, count in engine.book.levels(side)
         }
+
+
+def command_of(text: str) -> Command:
+    command = protocol.parse(text, ticker="intc")
+    assert not isinstance(command, Login)
+    return command
 
 
 def event_text(event: Event, with_messages: bool) -> str:
