@@ -1,0 +1,245 @@
+"""The database: migrated, opened, and read and written in transactions.
+
+    db = open_database(uri)               # one for all threads: each gets its own connection
+    with transaction(db):                 # BEGIN: one consistent view
+        rows(db, "SELECT id FROM product WHERE name = ?", "intc")
+    with transaction(db, write=True):     # BEGIN IMMEDIATE: nobody writes between check and store
+        execute(db, "UPDATE product SET active = ? WHERE id = ?", "F", 3)
+
+pyDAL defines the tables and connects; statements are written in the SQL that SQLite and PostgreSQL
+share, since a pyDAL row costs 25 times a tuple. SQLite runs in WAL mode with synchronous NORMAL: a
+power cut may lose the last transactions, and what log2db lost it reads from the journal again.
+"""
+
+import fcntl
+import importlib.util
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pydal import DAL as DAL  # exported: controllers name the type of what they hand on
+from pydal.helpers.classes import DatabaseStoredFile
+from pydal.migrator import InDBMigrator
+
+from app.models import tables
+from matching.config import Var
+from matching.exits import ExitCode, Fatal
+
+BUSY_SECONDS = 5.0
+"""How long a statement waits for another process's lock before the database counts as away."""
+
+_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""SQLite's primary codes that speak of the file and its locks, not of the statement."""
+
+
+class DatabaseAway(Exception):
+    """The database cannot be reached, or another transaction was in the way: wait and try again."""
+
+
+class Taken(Exception):
+    """A row with the same key is there already."""
+
+
+class Invalid(Exception):
+    """A form was not filled in right: field name → sentence ("" for the form as a whole)."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__(str(errors))
+        self.errors = errors
+
+
+def migrate(uri: str, var: Var) -> None:
+    """Bring the database's tables up to date; safe from any number of processes at once.
+
+    One process at a time, by a file lock, and in one transaction, so that one killed in the middle
+    leaves nothing half-done. The record of the schema lives in the database itself.
+    """
+    with (var.run_dir / "migrate.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        db = _connect(uri, migrate=True)
+        try:
+            with transaction(db, write=True), _one_commit(db):
+                tables.define(db)
+                for statement in tables.INDEXES:
+                    db.executesql(statement)
+        finally:
+            close(db)
+            # pyDAL remembers that its own table exists, even if that was rolled back.
+            DatabaseStoredFile.web2py_filesystems.discard(db._uri)
+
+
+def open_database(uri: str) -> DAL:
+    """The database, with its tables defined; every thread that uses it has its own connection.
+
+    Fatal (78) for a uri that is neither SQLite's nor PostgreSQL's, or without the driver.
+    """
+    db = _connect(uri, migrate=False)
+    tables.define(db)
+    return db
+
+
+@contextmanager
+def transaction(db: DAL, *, write: bool = False) -> Iterator[None]:
+    """One transaction: committed at the end, rolled back if anything is raised.
+
+    A connection that raised an operational error is thrown away: what state it is in is anybody's
+    guess. DatabaseAway if that error speaks of the database, not of the statement.
+    """
+    try:
+        _begin(db, write=write)
+        yield
+        db.commit()
+    except BaseException as error:
+        if _is_operational(db, error):
+            close(db)
+            if _is_away(db, error):
+                raise DatabaseAway(str(error).strip()) from error
+        else:
+            db.rollback()
+        raise
+
+
+def rows(db: DAL, sql: str, *values: object) -> list[Any]:
+    """The rows of a SELECT, as tuples; `?` stands for a value on every database."""
+    return db.executesql(_placeholders(db, sql), values) or []
+
+
+def execute(db: DAL, sql: str, *values: object) -> int:
+    """Run one statement; the number of rows it touched."""
+    cursor = _cursor(db)
+    cursor.execute(_placeholders(db, sql), values)
+    return int(cursor.rowcount)
+
+
+def execute_many(db: DAL, sql: str, values: Iterable[Sequence[object]]) -> None:
+    """Run one statement for each of many rows: far faster than pyDAL's insert for each."""
+    _cursor(db).executemany(_placeholders(db, sql), values)
+
+
+def insert(db: DAL, table: str, **fields: object) -> int:
+    """Insert one row; its id. Taken if a unique column already has the value."""
+    try:
+        return int(db[table].insert(**fields))
+    except db._adapter.driver.IntegrityError as error:
+        raise Taken(table) from error
+
+
+def lock_account(db: DAL, owner: int) -> None:
+    """Nobody else changes this account's row until the transaction ends.
+
+    On SQLite a write transaction has the whole database to itself already.
+    """
+    if not _is_sqlite(db):
+        rows(db, "SELECT id FROM auth_user WHERE id = ? FOR UPDATE", owner)
+
+
+def close(db: DAL) -> None:
+    """Close this thread's connection; the next statement opens a new one."""
+    with suppress(Exception):  # it may be broken in any way; what remains is to forget it
+        db._adapter.close(action=None)
+    db._adapter.set_connection(None)
+
+
+def now() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def _connect(uri: str, *, migrate: bool) -> DAL:
+    scheme, separator, rest = uri.partition("://")
+    adapter_args = {"migrator": InDBMigrator, "logfile": None}
+    driver_args: dict[str, object] = {}
+    if separator and scheme == "sqlite":
+        uri = f"sqlite://{os.path.abspath(rest)}"
+        driver_args = {"isolation_level": None, "timeout": BUSY_SECONDS}
+    elif separator and scheme in ("postgres", "postgresql"):
+        uri = f"postgres://{rest}"
+        if importlib.util.find_spec("psycopg2") is None:
+            raise Fatal(
+                ExitCode.CONFIGURATION,
+                "PostgreSQL needs its driver: pip install 'emte[postgres]'",
+            )
+    else:
+        raise Fatal(
+            ExitCode.CONFIGURATION,
+            f"database {uri!r}: expected sqlite:///path/to.db or postgres://user:password@host/name",
+        )
+    try:
+        return DAL(
+            uri,
+            bigint_id=True,
+            attempts=1,
+            migrate_enabled=migrate,
+            adapter_args=adapter_args,
+            driver_args=driver_args,
+            after_connection=_prepare_connection,
+            table_hash="emte",  # pyDAL's own is of the uri: a copy elsewhere would look empty
+        )
+    except RuntimeError as error:  # pyDAL's word for a server that does not answer
+        raise DatabaseAway(str(error).strip().splitlines()[-1]) from error
+
+
+def _prepare_connection(adapter: Any) -> None:
+    if adapter.dbengine == "sqlite":
+        adapter.execute("PRAGMA journal_mode=WAL")
+        adapter.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def _one_commit(db: DAL) -> Iterator[None]:
+    """Withhold the commits that pyDAL's migrator makes after every table: ours is the only one."""
+    adapter = db._adapter
+    commit = adapter.commit
+    adapter.commit = lambda: None
+    try:
+        yield
+    finally:
+        adapter.commit = commit
+
+
+def _begin(db: DAL, *, write: bool) -> None:
+    if _is_sqlite(db):
+        db.executesql("BEGIN IMMEDIATE" if write else "BEGIN")
+        return
+    db.rollback()  # psycopg2 has begun one of its own with the first statement of the connection
+    level = "READ COMMITTED" if write else "REPEATABLE READ"
+    db.executesql(f"SET TRANSACTION ISOLATION LEVEL {level}")
+
+
+def _cursor(db: DAL) -> Any:
+    adapter = db._adapter
+    assert adapter.connection  # a property that connects: the cursor belongs to it
+    return adapter.cursor
+
+
+def _placeholders(db: DAL, sql: str) -> str:
+    return sql if _is_sqlite(db) else sql.replace("?", "%s")
+
+
+def _is_sqlite(db: DAL) -> bool:
+    return bool(db._adapter.dbengine == "sqlite")
+
+
+def _is_operational(db: DAL, error: BaseException) -> bool:
+    driver = db._adapter.driver
+    return isinstance(error, (driver.OperationalError, driver.InterfaceError))
+
+
+def _is_away(db: DAL, error: BaseException) -> bool:
+    if not _is_sqlite(db):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _AWAY

@@ -1,0 +1,415 @@
+"""Order intents: cash that the platform has promised, before the journal shows the order (R17).
+
+    with transaction(db, write=True):                                           # Refused:
+        intent = reserve(db, owner, product, request, bids=…, asks=…, last=…, ts=…, at=now())
+    if intent.fresh:
+        answer = await trading.send(protocol.format(intent.command))
+    with transaction(db, write=True):
+        accepted(db, intent.id, oid=answer["oid"], at=now())       # or rejected(…)
+    # connection lost before the answer: unknown(…); the reconciler asks `find`, calls resolve()
+
+What an intent ties up is counted until log2db has written the order's row; from then on the row
+counts. Check and promise are one IMMEDIATE transaction: of two that come at once, the second sees
+the first.
+"""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from pydal import DAL
+
+from app.models import portfolio
+from app.models.db import execute, insert, lock_account, rows
+from app.models.portfolio import OPEN_INTENTS, Position, Working
+from app.models.products import Product
+from matching.order import (
+    MAX_ORDER_VALUE,
+    NewOrder,
+    SelfTrade,
+    Side,
+    TimeInForce,
+    format_price,
+)
+
+Levels = Sequence[tuple[int, int]]
+"""One side of the shown book: (price, quantity), best first; prices in ten-thousandths."""
+
+TS_WINDOW = 5_000_000
+"""A command is taken while its `ts` is so near to the server's clock, in µs (PROTOCOL §2)."""
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,36}", re.ASCII)
+
+_COLUMNS = (
+    "id, owner, ticker, client_id, state, buy_sell, quantity, price, stop_price, tif, stp, ts,"
+    " reserved, oid, code, message"
+)
+
+
+class State(StrEnum):
+    """What is known of an intent."""
+
+    RESERVED = "reserved"  # stored; sent, or about to be
+    UNKNOWN = "unknown"  # sent, and the connection was lost before the answer
+    ACCEPTED = "accepted"  # the matching server has the order
+    JOURNALED = "journaled"  # the database has its row, which counts from now on
+    REJECTED = "rejected"  # the matching server answered with an error: the cash is free again
+    NEVER = "never"  # it never got there, and never will: the cash is free again
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the trader asked for; price 0: market, stop 0: none."""
+
+    side: Side
+    quantity: int
+    price: int = 0
+    stop: int = 0
+    client_id: str
+    tif: TimeInForce = TimeInForce.GTC
+    stp: SelfTrade = SelfTrade.TAKER
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored intent. `command` is what to send, as it was first decided; `reserved` what it took.
+
+    `fresh` is true for the call that stored it: whoever gets it back a second time must not send.
+    """
+
+    id: int
+    owner: int
+    ticker: str
+    client_id: str
+    state: State
+    command: NewOrder
+    reserved: int
+    oid: int | None
+    code: str
+    message: str
+    fresh: bool = False
+
+
+class Refused(Exception):
+    """The order may not be sent: code, rule and sentence in the form of PROTOCOL §3."""
+
+    def __init__(self, code: str, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.rule = rule
+        self.message = message
+
+
+def reserve(
+    db: DAL,
+    owner: int,
+    product: Product,
+    request: Request,
+    *,
+    bids: Levels,
+    asks: Levels,
+    last: int,
+    ts: int,
+    at: int,
+) -> Intent:
+    """Check cash and shares and store the intent; inside a write transaction.
+
+    `bids` and `asks` are the shown book, `last` the last price (or the reference), `ts` the
+    command's time in ms. Refused: `insufficient_cash`, `short_not_allowed` (R17), `duplicate_id`
+    (the id was used for something else, R14), `invalid_order`.
+
+    The same request again gives the stored intent, not `fresh`; one that was rejected, or never got
+    there, is stored anew.
+    """
+    _require_sound(request)
+    lock_account(db, owner)
+    old = get(db, owner, product.name, request.client_id)
+    if old is not None and old.state not in (State.REJECTED, State.NEVER):
+        if _stored_request(db, old.id) != _encode(request):
+            raise Refused("duplicate_id", "R14", f"id {request.client_id} names another order")
+        return old
+    _mark_journaled(db, owner, at=at)
+    command = _command(owner, product, request, asks=asks, last=last, ts=ts)
+    value = _value_price(command, bids=bids, last=last)
+    if command.quantity * max(value, command.stop) > MAX_ORDER_VALUE:
+        raise Refused("invalid_order", "", "quantity × price is more than 10¹⁵ ten-thousandths")
+    working = Working(product.name, request.side, request.quantity, value, is_intent=True)
+    reserved = _require_covered(db, owner, product, working)
+    fields = {
+        "request": _encode(request),
+        "buy_sell": str(command.side),
+        "quantity": command.quantity,
+        "price": command.price,
+        "stop_price": command.stop,
+        "tif": str(command.tif),
+        "stp": str(command.stp),
+        "ts": ts,
+        "value_price": value,
+        "reserved": reserved,
+        "state": str(State.RESERVED),
+        "oid": 0,
+        "code": "",
+        "message": "",
+        "created_on": at,
+        "modified_on": at,
+    }
+    if old is None:
+        key = {"owner": owner, "ticker": product.name, "client_id": request.client_id}
+        insert(db, "order_intent", **key, **fields)
+    else:
+        assignments = ", ".join(f"{name} = ?" for name in fields)
+        execute(db, f"UPDATE order_intent SET {assignments} WHERE id = ?", *fields.values(), old.id)
+    stored = get(db, owner, product.name, request.client_id)
+    assert stored is not None
+    return msgspec.structs.replace(stored, fresh=True)
+
+
+def accepted(db: DAL, intent: int, *, oid: int, at: int) -> None:
+    """The matching server took the order."""
+    _move(db, intent, State.ACCEPTED, oid=oid, at=at)
+
+
+def rejected(db: DAL, intent: int, *, code: str, message: str, at: int) -> None:
+    """The matching server answered with an error: the cash is free again."""
+    _move(db, intent, State.REJECTED, code=code, message=message, at=at)
+
+
+def unknown(db: DAL, intent: int, *, at: int) -> None:
+    """Sent, and no answer came: the cash stays reserved until `resolve` says more."""
+    _move(db, intent, State.UNKNOWN, at=at)
+
+
+def unresolved(db: DAL, *, older_than: int) -> list[Intent]:
+    """Intents without an outcome that were stored before `older_than` (µs), for the reconciler."""
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM order_intent WHERE state IN ('reserved', 'unknown')"
+        " AND created_on < ? ORDER BY id",
+        older_than,
+    )
+    return [_intent(row) for row in found]
+
+
+def resolve(
+    db: DAL, intent: Intent, *, found_oid: int | None, seq: int, asked_at: int, at: int
+) -> State:
+    """What the matching server's `find` makes of an intent without an outcome; its new state.
+
+    `found_oid` None: `order_not_found`, which carried `seq`; `asked_at` is when it was asked (µs).
+    PROTOCOL §4: that, asked past ts + 5 s, means never once log2db's seq has reached the reply's
+    and the database has no row with the id. Until then it stays unknown: ask again.
+    """
+    row = rows(
+        db,
+        "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?",
+        intent.owner,
+        intent.ticker,
+        intent.client_id,
+    )
+    if row:
+        _move(db, intent.id, State.JOURNALED, oid=row[0][0], at=at)
+    elif found_oid is not None:
+        _move(db, intent.id, State.ACCEPTED, oid=found_oid, at=at)
+    elif asked_at > _deadline(intent) and portfolio.as_of(db, intent.ticker) >= seq:
+        _move(db, intent.id, State.NEVER, at=at)
+    else:
+        _move(db, intent.id, State.UNKNOWN, at=at)
+    stored = get(db, intent.owner, intent.ticker, intent.client_id)
+    assert stored is not None
+    return stored.state
+
+
+def get(db: DAL, owner: int, ticker: str, client_id: str) -> Intent | None:
+    """The owner's intent with this id."""
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM order_intent WHERE owner = ? AND ticker = ? AND client_id = ?",
+        owner,
+        ticker,
+        client_id,
+    )
+    return _intent(found[0]) if found else None
+
+
+def _require_sound(request: Request) -> None:
+    if _CLIENT_ID.fullmatch(request.client_id) is None:
+        raise Refused("invalid_order", "R14", "an id is 1 to 36 of A-Z a-z 0-9 _ . : -")
+    if request.quantity <= 0 or request.price < 0 or request.stop < 0:
+        raise Refused("invalid_order", "", "quantity must be above 0, prices not below it")
+
+
+def _command(
+    owner: int, product: Product, request: Request, *, asks: Levels, last: int, ts: int
+) -> NewOrder:
+    """What is sent: a buy without a limit gets the worst price that its cash covers (R17)."""
+    price, tif = request.price, request.tif
+    if request.side is Side.BUY and not price:
+        if request.stop:
+            price = request.stop * 105 // 100
+        else:
+            price = _worst_price(request.quantity, asks, last)
+        # Down to the grid, so that the reservation covers it; up if that left nothing.
+        price = max(price - price % product.tick, product.tick)
+        tif = tif if tif is TimeInForce.FOK else TimeInForce.IOC
+    return NewOrder(
+        ticker=product.name,
+        owner=owner,
+        side=request.side,
+        quantity=request.quantity,
+        price=price,
+        stop=request.stop,
+        client_id=request.client_id,
+        tif=tif,
+        stp=request.stp,
+        ts=ts,
+    )
+
+
+def _worst_price(quantity: int, asks: Levels, last: int) -> int:
+    """What the shown book would cost and 5 %, a share; or the worst price of it, if that is higher.
+
+    What the shown book does not offer counts at its last price, and an empty book at `last`.
+    """
+    price, left, cost = last, quantity, 0
+    for level_price, level_quantity in asks:
+        price = level_price
+        taken = min(left, level_quantity)
+        cost += taken * price
+        left -= taken
+        if not left:
+            break
+    cost += left * price
+    return max(price, cost * 105 // (100 * quantity))
+
+
+def _value_price(command: NewOrder, *, bids: Levels, last: int) -> int:
+    """The price at which the order counts; a market sell brings in the best bid at most."""
+    if command.side is Side.SELL and not command.price and not command.stop:
+        return bids[0][0] if bids else last
+    return portfolio.value_price(command.side, price=command.price, stop=command.stop)
+
+
+def _require_covered(db: DAL, owner: int, product: Product, order: Working) -> int:
+    """What the order ties up on top of all else; Refused if that is more than is available."""
+    cash = portfolio.cash(db, owner)
+    held = {position.ticker: position for position in portfolio.positions(db, owner)}
+    working = portfolio.working_orders(db, owner)
+    fees = portfolio.taker_fees(db)
+    before = portfolio.tied_up(held, working, fees)
+    after = portfolio.tied_up(held, [*working, order], fees)
+    if after[1] > before[1] and not product.allow_short:
+        raise Refused(
+            "short_not_allowed", "R17", f"{product.name} may not be sold beyond the shares held"
+        )
+    needed = sum(after) - sum(before)
+    position = held.get(product.name)
+    asked = needed - (_freed(position, working, order) if position else 0)
+    if asked > max(0, cash.available):
+        raise Refused(
+            "insufficient_cash",
+            "R17",
+            f"this order ties up {format_price(asked)}; {format_price(max(0, cash.available))}"
+            " is available",
+        )
+    return needed
+
+
+def _freed(position: Position, working: Sequence[Working], order: Working) -> int:
+    """What buying back a short position frees of the cash it ties up, and so may be spent on it.
+
+    Without this nobody whose cash is all tied up by a short position could ever close it.
+    """
+    if order.side is not Side.BUY or position.shares >= 0:
+        return 0
+    owed = -position.shares
+    buying = sum(
+        other.quantity
+        for other in working
+        if other.ticker == order.ticker and other.side is Side.BUY
+    )
+    return 2 * position.cost * min(order.quantity, max(0, owed - buying)) // owed
+
+
+def _mark_journaled(db: DAL, owner: int, *, at: int) -> None:
+    """Intents whose order has a row need not be looked at again."""
+    of_intent = (
+        "FROM buy_sell_order o WHERE o.created_by = order_intent.owner"
+        " AND o.ticker = order_intent.ticker AND o.client_id = order_intent.client_id"
+    )
+    execute(
+        db,
+        f"UPDATE order_intent SET state = 'journaled', oid = (SELECT MAX(o.oid) {of_intent}),"
+        f" modified_on = ? WHERE owner = ? AND state IN {OPEN_INTENTS}"
+        f" AND EXISTS (SELECT 1 {of_intent})",
+        at,
+        owner,
+    )
+
+
+def _move(
+    db: DAL,
+    intent: int,
+    state: State,
+    *,
+    at: int,
+    oid: int = 0,
+    code: str = "",
+    message: str = "",
+) -> None:
+    """Put an intent into a new state.
+
+    One whose order is journaled stays so: an answer may come later than its row.
+    """
+    execute(
+        db,
+        "UPDATE order_intent SET state = ?, oid = ?, code = ?, message = ?, modified_on = ?"
+        " WHERE id = ? AND state <> 'journaled'",
+        str(state),
+        oid,
+        code[:32],
+        message[:512],
+        at,
+        intent,
+    )
+
+
+def _deadline(intent: Intent) -> int:
+    """From then on (µs) no matching server takes the command any more."""
+    assert intent.command.ts is not None
+    return intent.command.ts * 1000 + TS_WINDOW
+
+
+def _stored_request(db: DAL, intent: int) -> str:
+    return str(rows(db, "SELECT request FROM order_intent WHERE id = ?", intent)[0][0])
+
+
+def _encode(request: Request) -> str:
+    return msgspec.json.encode(request).decode("ascii")
+
+
+def _intent(row: Any) -> Intent:
+    intent, owner, ticker, client_id, state = row[:5]
+    side, quantity, price, stop, tif, stp, ts, reserved, oid, code, message = row[5:]
+    return Intent(
+        id=intent,
+        owner=owner,
+        ticker=ticker,
+        client_id=client_id,
+        state=State(state),
+        command=NewOrder(
+            ticker=ticker,
+            owner=owner,
+            side=Side(side),
+            quantity=quantity,
+            price=price,
+            stop=stop,
+            client_id=client_id,
+            tif=TimeInForce(tif),
+            stp=SelfTrade(stp),
+            ts=ts,
+        ),
+        reserved=reserved,
+        oid=oid or None,
+        code=code,
+        message=message,
+    )

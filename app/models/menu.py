@@ -1,0 +1,27 @@
+"""The menu: what stands at the top of every page."""
+
+import msgspec
+
+from app.models.accounts import User
+
+
+class Link(msgspec.Struct, frozen=True):
+    label: str
+    url: str
+    post: bool = False
+
+
+def main_menu() -> list[Link]:
+    """Index, Products, About."""
+    return [
+        Link("Index", "/default/index"),
+        Link("Products", "/default/products"),
+        Link("About", "/default/about"),
+    ]
+
+
+def user_menu(user: User | None) -> list[Link]:
+    """What the top right offers a user, or a stranger; logging out is a POST."""
+    if user is None:
+        return [Link("Log In", "/default/user/login"), Link("Sign Up", "/default/user/register")]
+    return [Link("Log Out", "/default/user/logout", post=True)]

@@ -1,0 +1,336 @@
+"""Portfolio: what a trader has, what ties it up, and what became of their trades (R17).
+
+Cash available is never stored. It is actual cash, less what open buys would cost, less the value of
+sells beyond the shares held, less twice the average sale value of short positions, less the same
+for orders that the platform has sent but the journal does not show yet.
+
+    with transaction(db):
+        page = pandl(db, owner, product, last=1_013_500)
+
+Everything here reads only, and is meant to be called inside one transaction, so that it adds up.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from pydal import DAL
+
+from app.models.db import rows
+from app.models.products import Product
+from app.models.tables import OPEN_STATUSES
+from matching.order import Side
+
+PANDL_ROWS = 500
+"""The newest trades that the P&L page lists."""
+
+FEE_SCALE = 1_000_000
+"""Fees are in hundredths of a basis point: so many of them are the whole value."""
+
+OPEN_INTENTS = "('reserved', 'unknown', 'accepted')"
+"""The states of intents that may become, or already are, an order."""
+
+
+class Cash(msgspec.Struct, frozen=True):
+    """actual − open_buys − short_orders − short_positions − intents = available (R17)."""
+
+    actual: int
+    open_buys: int
+    short_orders: int
+    short_positions: int
+    intents: int
+
+    @property
+    def available(self) -> int:
+        return (
+            self.actual - self.open_buys - self.short_orders - self.short_positions - self.intents
+        )
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Net shares in one product. `cost`: what the shares held cost, or a short one brought in.
+
+    `cash` is what all trades together brought in (negative: what they cost).
+    """
+
+    ticker: str
+    shares: int
+    cost: int
+    cash: int
+
+    @property
+    def realised(self) -> int:
+        """Profit of what has been bought and sold again, at average cost."""
+        return self.cash + (self.cost if self.shares > 0 else -self.cost)
+
+
+class Working(msgspec.Struct, frozen=True):
+    """An order that still works, or an intent that may become one: what R17 asks of it."""
+
+    ticker: str
+    side: Side
+    quantity: int
+    price: int
+    is_intent: bool = False
+
+
+class OpenOrder(msgspec.Struct, frozen=True):
+    """An order as the database shows it; price 0: market, stop 0: none; created_on in µs."""
+
+    ticker: str
+    oid: int
+    client_id: str
+    side: str
+    quantity: int
+    filled: int
+    price: int
+    stop: int
+    status: str
+    created_on: int
+
+
+class TradeRow(msgspec.Struct, frozen=True):
+    """A row of the original's "Completed Trades"; time in µs, None in the NOW row.
+
+    `total_shares` and `balance` (the cash that trades brought in) are those after it.
+    """
+
+    time: int | None
+    quantity_buy: int
+    quantity_sell: int
+    price: int
+    total_shares: int
+    balance: int
+
+
+class ProfitAndLoss(msgspec.Struct, frozen=True):
+    """The P&L page of one product, as of journal record `as_of`; money in ten-thousandths.
+
+    `now` values the position as if it were closed at `last`; `equity` counts every product's
+    position, the others at the price of their last trade.
+    """
+
+    as_of: int
+    cash: Cash
+    shares: int
+    rows: list[TradeRow]
+    now: TradeRow
+    amount_spent: int
+    realised: int
+    unrealised: int
+    equity: int
+
+
+def cash(db: DAL, owner: int) -> Cash:
+    """What the owner has, and what ties it up; of an owner without an account, actual is 0."""
+    found = rows(db, "SELECT actual_cash FROM auth_user WHERE id = ?", owner)
+    held = {position.ticker: position for position in positions(db, owner)}
+    working = working_orders(db, owner)
+    fees = taker_fees(db)
+    orders = tied_up(held, [order for order in working if not order.is_intent], fees)
+    return Cash(
+        actual=found[0][0] if found else 0,
+        open_buys=orders[0],
+        short_orders=orders[1],
+        short_positions=orders[2],
+        intents=sum(tied_up(held, working, fees)) - sum(orders),
+    )
+
+
+def tied_up(
+    held: Mapping[str, Position], working: Iterable[Working], fees: Mapping[str, int]
+) -> tuple[int, int, int]:
+    """What R17 asks for open buys, for sells beyond the shares held, and for short positions.
+
+    The shares held cover the cheapest sells: the dearer ones are then counted as short, so that no
+    fill asks for more than was counted.
+    """
+    buys = 0
+    sells: dict[str, list[Working]] = {}
+    for order in working:
+        if order.side is Side.BUY:
+            value = order.quantity * order.price
+            buys += value + max(0, fee(value, fees.get(order.ticker, 0)))
+        else:
+            sells.setdefault(order.ticker, []).append(order)
+    short_orders = 0
+    for ticker, orders in sells.items():
+        covered = max(0, held[ticker].shares) if ticker in held else 0
+        for order in sorted(orders, key=lambda order: order.price):
+            short = max(0, order.quantity - covered)
+            covered -= order.quantity - short
+            short_orders += short * order.price
+    shorts = sum(2 * position.cost for position in held.values() if position.shares < 0)
+    return buys, short_orders, shorts
+
+
+def fee(value: int, rate: int) -> int:
+    """A fee of `rate` hundredths of a basis point: ⌊x + ½⌋ (R17); negative: a rebate.
+
+    >>> fee(10_000, 50), fee(10_000, -50), fee(9_999, 50)
+    (1, 0, 0)
+    """
+    return (2 * value * rate + FEE_SCALE) // (2 * FEE_SCALE)
+
+
+def position(db: DAL, owner: int, ticker: str) -> Position:
+    """The owner's position in a product; all zero if there is none."""
+    for held in positions(db, owner):
+        if held.ticker == ticker:
+            return held
+    return Position(ticker, 0, 0, 0)
+
+
+def positions(db: DAL, owner: int) -> list[Position]:
+    """The owner's positions in the journals that are being followed, by ticker."""
+    found = rows(
+        db,
+        "SELECT p.ticker, p.shares, p.cost, p.cash FROM position p"
+        " JOIN log_position l ON l.ticker = p.ticker AND l.lineage = p.lineage"
+        " WHERE p.owner = ? AND l.closed = 'F' ORDER BY p.ticker",
+        owner,
+    )
+    return [Position(*row) for row in found]
+
+
+def working_orders(db: DAL, owner: int) -> list[Working]:
+    """Open orders with what is left of them, then intents without an order row (R17)."""
+    orders = [
+        Working(ticker, Side(side), quantity, value_price(Side(side), price=price, stop=stop))
+        for ticker, side, quantity, price, stop in rows(
+            db,
+            "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price, o.stop_price"
+            " FROM buy_sell_order o"
+            " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
+            f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+            " ORDER BY o.ticker, o.oid",
+            owner,
+        )
+    ]
+    intents = [
+        Working(ticker, Side(side), quantity, price, is_intent=True)
+        for ticker, side, quantity, price in rows(
+            db,
+            "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price FROM order_intent i"
+            f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND NOT EXISTS"
+            " (SELECT 1 FROM buy_sell_order o WHERE o.created_by = i.owner"
+            " AND o.ticker = i.ticker AND o.client_id = i.client_id) ORDER BY i.id",
+            owner,
+        )
+    ]
+    return orders + intents
+
+
+def value_price(side: Side, *, price: int, stop: int) -> int:
+    """The price at which an order counts: its limit, else its stop, 5 % more for a buy (R17)."""
+    if price:
+        return price
+    return stop * 105 // 100 if side is Side.BUY else stop
+
+
+def taker_fees(db: DAL) -> dict[str, int]:
+    """Ticker → taker fee, in hundredths of a basis point, as the journals say."""
+    return dict(rows(db, "SELECT ticker, taker_fee FROM log_position WHERE closed = 'F'"))
+
+
+def open_orders(db: DAL, owner: int, ticker: str | None = None) -> list[OpenOrder]:
+    """The owner's open orders and waiting stops, by ticker and oid."""
+    found = rows(
+        db,
+        "SELECT o.ticker, o.oid, o.client_id, o.buy_sell, o.quantity, o.filled, o.price,"
+        " o.stop_price, o.status, o.created_on FROM buy_sell_order o"
+        " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
+        f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+        " ORDER BY o.ticker, o.oid",
+        owner,
+    )
+    return [OpenOrder(*row) for row in found if ticker is None or row[0] == ticker]
+
+
+def pandl(
+    db: DAL, owner: int, product: Product, *, last: int, limit: int = PANDL_ROWS
+) -> ProfitAndLoss:
+    """The owner's newest trades in a product, oldest first, and the position valued at `last`."""
+    held = position(db, owner, product.name)
+    money = cash(db, owner)
+    value = held.shares * last
+    now = TradeRow(
+        time=None,
+        quantity_buy=max(0, -held.shares),
+        quantity_sell=max(0, held.shares),
+        price=last,
+        total_shares=0,
+        balance=held.cash + value,
+    )
+    return ProfitAndLoss(
+        as_of=as_of(db, product.name),
+        cash=money,
+        shares=held.shares,
+        rows=_trade_rows(db, owner, held, limit),
+        now=now,
+        amount_spent=-held.cash,
+        realised=held.realised,
+        unrealised=held.cash + value - held.realised,
+        equity=money.actual + value + _value_of_others(db, owner, product.name),
+    )
+
+
+def as_of(db: DAL, ticker: str) -> int:
+    """The seq of the last journal record that the database has; 0 before the first."""
+    found = rows(db, "SELECT seq FROM log_position WHERE ticker = ? AND closed = 'F'", ticker)
+    return int(found[0][0]) if found else 0
+
+
+def last_price(db: DAL, ticker: str) -> int | None:
+    """The price of the last trade that the database has; None before the first."""
+    found = rows(
+        db,
+        'SELECT price FROM "match" WHERE ticker = ? AND lineage ='
+        " (SELECT lineage FROM log_position WHERE ticker = ? AND closed = 'F')"
+        " ORDER BY seq DESC LIMIT 1",
+        ticker,
+        ticker,
+    )
+    return int(found[0][0]) if found else None
+
+
+def _trade_rows(db: DAL, owner: int, held: Position, limit: int) -> list[TradeRow]:
+    """The newest trades, oldest first.
+
+    Shares and balance run backwards from what they are now: older trades need not be read.
+    """
+    columns = "m.seq, m.match_time, m.quantity, m.price, m.buyer, m.seller"
+    columns += ", m.buyer_fee, m.seller_fee"
+    of_side = (
+        f'SELECT {columns} FROM "match" m'
+        " JOIN log_position l ON l.ticker = m.ticker AND l.lineage = m.lineage"
+        " WHERE m.ticker = ? AND l.closed = 'F' AND m.{side} = ?"
+    )
+    found = rows(
+        db,
+        # A trade with oneself is found on both sides; UNION lists it once.
+        f"{of_side.format(side='buyer')} UNION {of_side.format(side='seller')}"
+        " ORDER BY 1 DESC LIMIT ?",
+        held.ticker,
+        owner,
+        held.ticker,
+        owner,
+        limit,
+    )
+    shares, balance = held.shares, held.cash
+    newest_first = []
+    for _, time, quantity, price, buyer, seller, buyer_fee, seller_fee in found:
+        bought = quantity if buyer == owner else 0
+        sold = quantity if seller == owner else 0
+        newest_first.append(TradeRow(time, bought, sold, price, shares, balance))
+        shares -= bought - sold
+        balance -= (sold - bought) * price
+        balance += (buyer_fee if bought else 0) + (seller_fee if sold else 0)
+    return newest_first[::-1]
+
+
+def _value_of_others(db: DAL, owner: int, ticker: str) -> int:
+    value = 0
+    for held in positions(db, owner):
+        if held.ticker != ticker and held.shares:
+            value += held.shares * (last_price(db, held.ticker) or 0)
+    return value

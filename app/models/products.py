@@ -1,0 +1,286 @@
+"""Products: what can be traded, registered and edited by managers.
+
+A product's `name` is its ticker. Tick, lot, ticker and unit price go into its journal when its
+matching server first starts (PROTOCOL §5), so they can be changed only until it has traded.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+from pydal import DAL
+
+from app.models.accounts import User
+from app.models.db import Invalid, Taken, execute, insert, rows
+from matching.order import TICKER, format_price, parse_price
+
+DEFAULT_PRICE = 1_000_000
+DEFAULT_TICK = 100
+DEFAULT_LOT = 1
+"""What a matching server assumes without --price, --tick and --lot."""
+
+MAX_LOT = 999_999_999_999
+"""Twelve digits, as a quantity has at most (PROTOCOL §1)."""
+
+_URLS = {
+    "post_url": (("http", "https"), "/"),
+    "quote_url": (("http", "https"), "/quote"),
+    "ws_url": (("ws", "wss"), "/realtime"),
+}
+"""Each URL's schemes, plain and encrypted, and its path on the matching server (PROTOCOL §3)."""
+
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class ProductForm(msgspec.Struct, frozen=True):
+    """A product form that was filled in right; prices in ten-thousandths."""
+
+    name: str
+    description: str
+    unit_price: int
+    tick: int
+    lot: int
+    post_url: str
+    quote_url: str
+    ws_url: str
+    active: bool
+    allow_short: bool
+
+
+class Product(ProductForm, frozen=True):
+    """A product as the platform knows it."""
+
+    id: int
+
+    @property
+    def host(self) -> str:
+        """The matching server's host name, of its URLs."""
+        return urlsplit(self.post_url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The matching server's port, of its URLs."""
+        return _port(urlsplit(self.post_url))
+
+
+_FIELDS = ProductForm.__struct_fields__
+_COLUMNS = ", ".join((*_FIELDS, "id"))
+
+
+def validate(form: Mapping[str, str]) -> ProductForm:
+    """Fields name, description, unit_price, tick, lot, the URLs, port, active, allow_short.
+
+    A `port` fills the URLs that are empty; tick and lot are 0.01 and 1 if empty. Check boxes: any
+    text is yes. Raises Invalid with a sentence for each field that is wrong.
+    """
+    errors: dict[str, str] = {}
+    name = form.get("name", "").strip()
+    if TICKER.fullmatch(name) is None:
+        errors["name"] = (
+            "A ticker is 1 to 16 lowercase letters, digits or underscores, does not begin with a"
+            " digit, and is not `all`"
+        )
+    description = form.get("description", "").strip()
+    if len(description) > 512:
+        errors["description"] = "Up to 512 characters"
+    tick = _price(form, "tick", errors, default=DEFAULT_TICK)
+    unit_price = _price(form, "unit_price", errors)
+    if "tick" not in errors and "unit_price" not in errors and unit_price % tick:
+        errors["unit_price"] = f"Not a multiple of the tick, {format_price(tick)}"
+    lot = _lot(form, errors)
+    addresses = _addresses(form, errors)
+    if errors:
+        raise Invalid(errors)
+    return ProductForm(
+        name=name,
+        description=description,
+        unit_price=unit_price,
+        tick=tick,
+        lot=lot,
+        active=bool(form.get("active")),
+        allow_short=bool(form.get("allow_short")),
+        **addresses,
+    )
+
+
+def register(db: DAL, form: ProductForm, *, by: User, at: int) -> Product:
+    """Store a new product. Invalid: name or port is taken; PermissionError: not a manager."""
+    _require_manager(by)
+    _require_free(db, form, product=0)
+    try:
+        product = insert(
+            db,
+            "product",
+            created_on=at,
+            created_by=by.id,
+            modified_on=at,
+            modified_by=by.id,
+            **msgspec.structs.asdict(form),
+        )
+    except Taken as taken:  # by another manager at the same moment
+        raise Invalid({"name": f"There is a product {form.name} already"}) from taken
+    return Product(**msgspec.structs.asdict(form), id=product)
+
+
+def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Product:
+    """Change a product. PermissionError: not a manager; LookupError: no such product.
+
+    Invalid: name or port is taken, or something that its journal has fixed would change.
+    """
+    _require_manager(by)
+    old = get(db, product)
+    if old is None:
+        raise LookupError(f"no product {product}")
+    if has_traded(db, old.name):
+        fixed = ("name", "tick", "lot", "unit_price")
+        changed = [field for field in fixed if getattr(form, field) != getattr(old, field)]
+        if changed:
+            raise Invalid(dict.fromkeys(changed, "Its journal has begun: this cannot change"))
+    _require_free(db, form, product=product)
+    assignments = ", ".join(f"{field} = ?" for field in (*_FIELDS, "modified_on", "modified_by"))
+    values = [_sql_value(value) for value in msgspec.structs.astuple(form)]
+    execute(db, f"UPDATE product SET {assignments} WHERE id = ?", *values, at, by.id, product)
+    return Product(**msgspec.structs.asdict(form), id=product)
+
+
+def get(db: DAL, product: int) -> Product | None:
+    """The product with this id."""
+    found = rows(db, f"SELECT {_COLUMNS} FROM product WHERE id = ?", product)
+    return _product(found[0]) if found else None
+
+
+def find(db: DAL, name: str) -> Product | None:
+    """The product with this ticker."""
+    found = rows(db, f"SELECT {_COLUMNS} FROM product WHERE name = ?", name)
+    return _product(found[0]) if found else None
+
+
+def every(db: DAL, *, active_only: bool = False) -> list[Product]:
+    """All products, by name."""
+    condition = " WHERE active = 'T'" if active_only else ""
+    found = rows(db, f"SELECT {_COLUMNS} FROM product{condition} ORDER BY name")
+    return [_product(row) for row in found]
+
+
+def has_traded(db: DAL, name: str) -> bool:
+    """Whether log2db has seen a journal of this ticker."""
+    return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ?", name))
+
+
+def urls(port: int, *, host: str = "127.0.0.1") -> dict[str, str]:
+    """post_url, quote_url and ws_url of a matching server on this port.
+
+    >>> urls(8881)["ws_url"]
+    'ws://127.0.0.1:8881/realtime'
+    """
+    return {field: f"{plain}://{host}:{port}{path}" for field, ((plain, _), path) in _URLS.items()}
+
+
+def command_line(product: Product) -> str:
+    """The line that starts the product's matching server, to copy into a terminal.
+
+    `python matchingserver.py -p 8881 -t gs --price 105.20`: --price, --tick and --lot where they
+    are not what the server assumes without them.
+    """
+    words = ["python matchingserver.py", f"-p {product.port}", f"-t {product.name}"]
+    if product.unit_price != DEFAULT_PRICE:
+        words.append(f"--price {format_price(product.unit_price)}")
+    if product.tick != DEFAULT_TICK:
+        words.append(f"--tick {format_price(product.tick)}")
+    if product.lot != DEFAULT_LOT:
+        words.append(f"--lot {product.lot}")
+    return " ".join(words)
+
+
+def _price(
+    form: Mapping[str, str], field: str, errors: dict[str, str], *, default: int | None = None
+) -> int:
+    text = form.get(field, "").strip()
+    if not text and default is not None:
+        return default
+    try:
+        price = parse_price(text)
+    except ValueError:
+        price = 0
+    if price == 0:
+        errors[field] = "Enter a price above 0, with at most four decimals"
+    return price
+
+
+def _lot(form: Mapping[str, str], errors: dict[str, str]) -> int:
+    text = form.get("lot", "").strip() or str(DEFAULT_LOT)
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= MAX_LOT:
+        return int(text)
+    errors["lot"] = "Enter a whole number of shares from 1"
+    return 0
+
+
+def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str]:
+    """The three URLs; each has the right scheme, and all name one host, port and encryption."""
+    given = {field: form.get(field, "").strip() for field in _URLS}
+    port = form.get("port", "").strip()
+    if port:
+        if port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535:
+            given = {field: given[field] or url for field, url in urls(int(port)).items()}
+        else:
+            errors["port"] = "A port is a number from 1 to 65535"
+            return given
+    servers: dict[str, tuple[str, int, bool]] = {}
+    for field, (schemes, path) in _URLS.items():
+        try:
+            url = urlsplit(given[field])
+            servers[field] = (_host(url), _port(url), url.scheme == schemes[1])
+            wrong = url.scheme not in schemes or not url.hostname or bool(url.query or url.fragment)
+            wrong = wrong or url.username is not None or (url.path.rstrip("/") != path.rstrip("/"))
+        except ValueError:
+            wrong = True
+        if wrong or len(given[field]) > 255 or not given[field].isprintable():
+            errors[field] = f"Enter a URL like {schemes[0]}://127.0.0.1:9123{path}"
+    if not set(_URLS) & set(errors):
+        for field in ("quote_url", "ws_url"):
+            if servers[field] != servers["post_url"]:
+                errors[field] = "Its host, port or encryption is not the Post Url's"
+    return given
+
+
+def _host(url: SplitResult) -> str:
+    host = url.hostname or ""
+    return "localhost" if host in _LOOPBACK else host
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+
+
+def _require_manager(user: User) -> None:
+    if not user.manager:
+        raise PermissionError("only managers register and edit products")
+
+
+def _require_free(db: DAL, form: ProductForm, *, product: int) -> None:
+    """No other product has this name, or this host and port."""
+    for other in every(db):
+        if other.id == product:
+            continue
+        if other.name == form.name:
+            raise Invalid({"name": f"There is a product {form.name} already"})
+        if _server(other) == _server(form):
+            raise Invalid({"post_url": f"{other.name} has this host and port already"})
+
+
+def _server(form: ProductForm) -> tuple[str, int]:
+    url = urlsplit(form.post_url)
+    return _host(url), _port(url)
+
+
+def _product(row: tuple[object, ...]) -> Product:
+    fields = dict(zip((*_FIELDS, "id"), row, strict=True))
+    for field in ("active", "allow_short"):
+        fields[field] = fields[field] == "T"
+    return Product(**fields)  # type: ignore[arg-type]
+
+
+def _sql_value(value: object) -> object:
+    """A value as pyDAL stores it: its booleans are T and F."""
+    return "FT"[value] if isinstance(value, bool) else value
