@@ -1,0 +1,306 @@
+"""log2db: follow one product's journal, and bring what it says into the database (PROTOCOL §6).
+
+    python -m log2db -A intc              follow var/journal/intc.log, as long as it grows
+    python -m log2db --verify intc        compare the database with the journal, record by record
+
+It reads up to the matching server's durable mark, and writes `<ticker>.settled` after each commit.
+Killed at any moment it goes on where the database is. What it waits for: the journal, and a
+database that is away. What stops it, with the reason: a journal that is damaged, cut off, swapped
+or foreign (75), another follower of the same ticker (69).
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from app.models import products, settings
+from app.models.db import DAL, DatabaseAway, migrate, now, open_database, transaction
+from log2db.settlement import Fenced, ForeignJournal, resume, settle, steps
+from log2db.verify import verify
+from matching import exits
+from matching.config import Var, find_var
+from matching.disk import SystemDisk, SystemFile
+from matching.exits import ExitCode, Fatal
+from matching.journal import (
+    RULES,
+    Header,
+    JournalDamaged,
+    Mark,
+    Position,
+    UnknownJournal,
+    beginning,
+    durable_path,
+    read_batches,
+    read_header,
+    read_mark,
+    settled_path,
+)
+from matching.order import TICKER
+from matching.pidfile import pidfile
+from matching.ports import Locked
+
+POLL_SECONDS = 0.02
+"""How often the durable mark is looked at: what a trader waits for the P&L, at most."""
+
+RETRY_SECONDS = 0.5
+"""How often a journal or a database that is not there is asked for again."""
+
+_COMMIT_SIZE = 256
+"""No commit line is longer (bytes)."""
+
+log = logging.getLogger("log2db")
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """We were asked to end."""
+
+
+class Follower:
+    """Brings one ticker's journal into the database, until `stop` is set."""
+
+    def __init__(self, ticker: str, var: Var, uri: str, stop: threading.Event) -> None:
+        self._ticker = ticker
+        self._var = var
+        self._uri = uri
+        self._path = var.journal_file(ticker)
+        self._stop = stop
+
+    def run(self, *, once: bool = False) -> None:
+        """Follow the journal; with `once`, only up to where it is durable now.
+
+        Fatal if it cannot be trusted. A journal or a database that is away is waited for.
+        """
+        with suppress(Stopped):
+            db = self._when_there(self._open_database)
+            self._when_there(lambda: self._require_product_or_journal(db))
+            while True:
+                self._when_there(lambda: self._follow(db, once=once))
+                if once:
+                    return
+
+    def _when_there(self, work: Callable[[], T]) -> T:
+        """The result of `work`, begun anew as long as the database is away."""
+        said = False
+        while True:
+            try:
+                return work()
+            except DatabaseAway as error:
+                if not said:
+                    log.warning("%s: the database is away (%s); waiting", self._ticker, error)
+                said = True
+                self._wait(RETRY_SECONDS)
+
+    def _open_database(self) -> DAL:
+        migrate(self._uri, self._var)
+        return open_database(self._uri)
+
+    def _require_product_or_journal(self, db: DAL) -> None:
+        with transaction(db):
+            product = products.find(db, self._ticker)
+        if product is None and not self._path.exists():
+            raise Fatal(
+                ExitCode.CONFIGURATION,
+                f"there is no product {self._ticker} in the database, and no {self._path}",
+            )
+
+    def _follow(self, db: DAL, *, once: bool) -> None:
+        """Follow the file that is the journal now; return when another has taken its place."""
+        identity = self._wait_for_journal()
+        with closing(SystemDisk().open(self._path)) as file:
+            header = read_header(file)
+            self._require_ours(header)
+            with transaction(db, write=True):
+                position = resume(db, header, at=now())
+            require_place(file, header, position)
+            log.info("%s: following %s from record %d", self._ticker, self._path, position.seq)
+            with closing(self._open_mark()) as settled:
+                self._say_settled(settled, header, position)
+                while self._identity() == identity:
+                    for reached in self._catch_up(db, file, header, position):
+                        position = reached
+                        self._say_settled(settled, header, position)
+                        self._wait(0)
+                    if once:
+                        return
+                    self._wait(POLL_SECONDS)
+        log.info("%s: the journal is another file now", self._ticker)
+
+    def _catch_up(
+        self, db: DAL, file: SystemFile, header: Header, position: Position
+    ) -> Iterator[Position]:
+        """Settle what lies between the position and the durable mark; each place after a commit."""
+        mark = read_durable(self._path)
+        if mark.lineage != header.lineage:
+            raise ForeignJournal(
+                f"the journal is of lineage {header.lineage}, its durable mark of {mark.lineage}"
+            )
+        if mark.seq <= position.seq:
+            return
+        for step in steps(read_batches(file, header, position, until=mark.offset)):
+            with transaction(db, write=True):
+                settle(db, header, position, step, at=now())
+            position = step.after
+            yield position
+
+    def _require_ours(self, header: Header) -> None:
+        if header.ticker != self._ticker:
+            raise ForeignJournal(f"it is the journal of {header.ticker}")
+        if header.rules != RULES:
+            raise UnknownJournal(f"rules={header.rules}; this program knows rules={RULES}")
+
+    def _wait_for_journal(self) -> tuple[int, int]:
+        """Which file is the journal, once it is there and something in it is durable."""
+        said = False
+        while True:
+            identity = self._identity()
+            if identity is not None and read_mark(durable_path(self._path)) is not None:
+                return identity
+            if not said:
+                log.info("%s: waiting for %s", self._ticker, self._path)
+            said = True
+            self._wait(RETRY_SECONDS)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _open_mark(self) -> SystemFile:
+        disk, path = SystemDisk(), settled_path(self._path)
+        return disk.open(path) if disk.exists(path) else disk.create(path)
+
+    def _say_settled(self, settled: SystemFile, header: Header, position: Position) -> None:
+        settled.write_at(0, Mark(position.seq, position.offset, header.lineage).encode())
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped
+
+
+def read_durable(path: Path) -> Mark:
+    """The durable mark of a journal that has one.
+
+    Read until two looks agree: the server writes it with one call, but a look may fall into that.
+    """
+    mark = read_mark(durable_path(path))
+    while mark is None or mark != (again := read_mark(durable_path(path))):
+        if mark is None:
+            raise JournalDamaged(0, f"{durable_path(path).name} has been taken away")
+        mark = again
+    return mark
+
+
+def require_place(file: SystemFile, header: Header, position: Position) -> None:
+    """JournalDamaged if the file is not the one that the database has followed up to `position`.
+
+    The commit record that ends there holds the chain over everything before it.
+    """
+    if position.seq == 0 and position == beginning(header):
+        return
+    known = f"the database has followed it up to record {position.seq} at byte {position.offset}"
+    if file.size() < position.offset:
+        raise JournalDamaged(file.size(), f"the journal ends here; {known}")
+    tail = file.read(max(0, position.offset - _COMMIT_SIZE), _COMMIT_SIZE)
+    commit = tail[: min(_COMMIT_SIZE, position.offset)].rstrip(b"\n").rpartition(b"\n")[2]
+    expected = f" s={position.seq} b={position.batch} h={position.chain} x="
+    if not commit.startswith(b"commit ") or expected.encode("ascii") not in commit:
+        raise JournalDamaged(position.offset, f"this is not the journal it was: {known}")
+
+
+def follow(ticker: str, var: Var, uri: str, *, once: bool) -> None:
+    """The process: alone on this ticker, ended by SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    var.make()
+    name = f"log2db-{ticker}"
+    try:
+        lock = SystemDisk().lock(var.run_dir / f"{name}.lock")
+    except Locked as locked:
+        raise Fatal(ExitCode.UNAVAILABLE, f"another log2db follows {ticker}") from locked
+    try:
+        with pidfile(var.run_dir, name):
+            Follower(ticker, var, uri, stop).run(once=once)
+    except (JournalDamaged, ForeignJournal) as error:
+        raise Fatal(ExitCode.DISK, f"{var.journal_file(ticker)}: {error}") from error
+    except UnknownJournal as error:
+        raise Fatal(ExitCode.CONFIGURATION, f"{var.journal_file(ticker)}: {error}") from error
+    except Fenced as error:
+        raise Fatal(ExitCode.UNAVAILABLE, f"another log2db follows {ticker}: {error}") from error
+    except OSError as error:
+        raise Fatal(ExitCode.DISK, f"{error.filename or var.root}: {error.strerror}") from error
+    finally:
+        lock.release()
+
+
+def compare(ticker: str, var: Var, uri: str) -> int:
+    """Print what `verify` finds; the exit code: 0 if the database says what the journal says."""
+    path = var.journal_file(ticker)
+    try:
+        with closing(SystemDisk().open(path)) as file:
+            report = verify(open_database(uri), file, ticker, read_durable(path))
+    except DatabaseAway as error:
+        raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {error}") from error
+    except (JournalDamaged, ForeignJournal) as error:
+        raise Fatal(ExitCode.DISK, f"{path}: {error}") from error
+    except UnknownJournal as error:
+        raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
+    except OSError as error:
+        raise Fatal(ExitCode.DISK, f"{path}: {error.strerror}") from error
+    for line in report.differences:
+        print(line)
+    print(report.summary)
+    return 1 if report.differences else 0
+
+
+def main() -> None:
+    """The command line of `python -m log2db` and `emte-log2db`."""
+    parser = argparse.ArgumentParser(
+        prog="log2db",
+        description="Bring a product's journal into the database, or compare the two.",
+        epilog="examples:\n  python -m log2db -A intc\n  python -m log2db --verify intc",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-A", "--ticker", type=_ticker, help="the product to follow")
+    what.add_argument(
+        "--verify", type=_ticker, metavar="TICKER", help="compare database and journal, and end"
+    )
+    parser.add_argument("--once", action="store_true", help="end when the database has caught up")
+    parser.add_argument("--var", help="where journals and marks are (default: var/, $EMTE_VAR)")
+    parser.add_argument("--database", metavar="URI", help="default: var/emte.db, $EMTE_DATABASE")
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+
+    def body() -> None:
+        var = find_var(options.var)
+        uri = settings.database_uri(var, options.database)
+        if options.verify is not None:
+            sys.exit(compare(options.verify, var, uri))
+        follow(options.ticker, var, uri, once=options.once)
+
+    sys.exit(exits.run("log2db", body))
+
+
+def _ticker(text: str) -> str:
+    if TICKER.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a ticker")
+    return text
+
+
+if __name__ == "__main__":
+    main()

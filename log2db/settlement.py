@@ -1,0 +1,450 @@
+"""Settlement: batches of a journal become rows, cash and positions, all or nothing (PROTOCOL §6).
+
+    for step in steps(batches):                     # parsed outside the transaction
+        with transaction(db, write=True):
+            settle(db, header, position, step, at=now())
+        position = step.after
+
+| record | what it does |
+|---|---|
+| an order | a row of `buy_sell_order` |
+| `match` | a row of `match`; both orders fill; positions and accounts of both sides move |
+| `mod` `canceled` `triggered` `decremented` | the order's row says so |
+| `set maker_fee= taker_fee=` | what later matches cost, paid to the house (R17) |
+| all others | nothing but a step forward |
+
+How far the database has come is a row of `log_position`, moved in the same transaction by an UPDATE
+that names the record it moves from: of two followers that do the same work, one fails. Owners are
+numbers here: those without an account have a position, and their cash is in it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from app.models.db import DAL, execute, execute_many, rows
+from app.models.portfolio import fee
+from matching.events import Canceled, Decremented, Trade, Triggered
+from matching.journal import Batch, CommandRecord, Header, Position, Record, beginning
+from matching.order import HOUSE, Amend, ChangeSettings, NewOrder, Side, Status
+
+MAX_RECORDS = 1_000
+"""A transaction takes so many records at most, or one batch if that alone has more."""
+
+_ORDER_COLUMNS = (
+    "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
+    " created_by, quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
+)
+_ORDER_CHANGES = (
+    "quantity = ?, price = ?, stop_price = ?, status = ?, filled = ?, reason = ?,"
+    " triggered_on = ?, modified_on = ?"
+)
+_MATCH_COLUMNS = (
+    "ticker, lineage, seq, tid, quantity, price, buyer, seller, buy_oid, sell_oid, taker,"
+    " buyer_fee, seller_fee, match_time, created_on"
+)
+
+
+class ForeignJournal(Exception):
+    """The journal is not the one that the database has followed, or does not fit what it has."""
+
+
+class Fenced(Exception):
+    """Somebody else has moved this journal's place in the database."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one transaction takes: the records of whole batches, and the place after them."""
+
+    records: list[Record]
+    after: Position
+
+
+class OrderRow:
+    """What changes of an order's row; `fixed` are its other columns, if it is still to be made."""
+
+    __slots__ = (
+        "filled",
+        "fixed",
+        "modified_on",
+        "price",
+        "quantity",
+        "reason",
+        "status",
+        "stop",
+        "triggered_on",
+    )
+
+    def __init__(
+        self,
+        quantity: int,
+        price: int,
+        stop: int,
+        status: str,
+        filled: int = 0,
+        reason: str = "",
+        triggered_on: int = 0,
+        *,
+        modified_on: int = 0,
+        fixed: tuple[object, ...] | None = None,
+    ) -> None:
+        self.quantity = quantity
+        self.price = price
+        self.stop = stop
+        self.status = status
+        self.filled = filled
+        self.reason = reason
+        self.triggered_on = triggered_on
+        self.modified_on = modified_on
+        self.fixed = fixed
+
+    def changing(self) -> tuple[object, ...]:
+        """In the order of _ORDER_CHANGES, and of the end of _ORDER_COLUMNS."""
+        return (
+            self.quantity,
+            self.price,
+            self.stop,
+            self.status,
+            self.filled,
+            self.reason,
+            self.triggered_on,
+            self.modified_on,
+        )
+
+
+class Holding:
+    """An owner's shares and their cost as the database has them, and the cash that is new to it.
+
+    `cost` is what the shares held cost, or what those owed brought in; it is taken back in
+    proportion as they are sold or bought back.
+
+    >>> holding = Holding(shares=10, cost=1000)
+    >>> holding.trade(-4, 480); holding.shares, holding.cost, holding.new_cash
+    (6, 600, 480)
+    >>> holding.trade(-10, 1100); holding.shares, holding.cost, holding.new_cash
+    (-4, 440, 1580)
+    """
+
+    __slots__ = ("changed", "cost", "new_cash", "shares")
+
+    def __init__(self, shares: int = 0, cost: int = 0) -> None:
+        self.shares = shares
+        self.cost = cost
+        self.new_cash = 0
+        self.changed = False
+
+    def pay(self, amount: int) -> None:
+        """Take in a fee; negative: get one."""
+        self.new_cash -= amount
+        self.changed = True
+
+    def trade(self, shares: int, cash: int) -> None:
+        """Take in a trade: shares come for negative cash, and go for positive."""
+        self.new_cash += cash
+        self.changed = True
+        if self.shares * shares < 0:
+            closed = min(abs(shares), abs(self.shares))
+            value = abs(cash) * closed // abs(shares)
+            self.cost -= self.cost * closed // abs(self.shares)
+            opened = abs(cash) - value if closed < abs(shares) else 0
+            self.cost += opened
+        else:
+            self.cost += abs(cash)
+        self.shares += shares
+
+
+def resume(db: DAL, header: Header, *, at: int) -> Position:
+    """Where to go on reading this journal; inside a write transaction.
+
+    A ticker without an open journal opens this one, from its header on. ForeignJournal if it has
+    another open one, or if this one has been closed.
+    """
+    found = rows(
+        db,
+        'SELECT seq, "offset", batch, h, lineage, closed FROM log_position'
+        " WHERE ticker = ? AND (lineage = ? OR closed = 'F') ORDER BY closed",
+        header.ticker,
+        header.lineage,
+    )
+    if not found:
+        start = beginning(header)
+        execute(
+            db,
+            'INSERT INTO log_position (ticker, lineage, seq, "offset", batch, h, time, maker_fee,'
+            " taker_fee, closed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 'F')",
+            header.ticker,
+            header.lineage,
+            start.seq,
+            start.offset,
+            start.batch,
+            start.chain,
+            at,
+        )
+        return start
+    seq, offset, batch, chain, lineage, closed = found[0]
+    if lineage != header.lineage:
+        raise ForeignJournal(
+            f"the journal is of lineage {header.lineage}; the database has followed {lineage}"
+            f" up to record {seq}"
+        )
+    if closed == "T":
+        raise ForeignJournal(f"the journal's lineage, {lineage}, is closed in the database")
+    return Position(seq, offset, batch, chain)
+
+
+def steps(batches: Iterable[Batch]) -> Iterator[Step]:
+    """The batches in steps of at most MAX_RECORDS records."""
+    records: list[Record] = []
+    counted = 0
+    after: Position | None = None
+    for batch in batches:
+        size = batch.last_seq - batch.first_seq + 1  # with its commit, which is a record too
+        if after is not None and counted + size > MAX_RECORDS:
+            yield Step(records, after)
+            records, counted = [], 0
+        records += batch.records()
+        counted += size
+        after = batch.position
+    if after is not None:
+        yield Step(records, after)
+
+
+def settle(db: DAL, header: Header, before: Position, step: Step, *, at: int) -> None:
+    """Fold the step that follows `before` into the database; inside a write transaction.
+
+    Fenced if the database is not at `before` any more; ForeignJournal if a record names an order
+    that it does not have.
+    """
+    fold = _Fold(db, header, step.records)
+    for record in step.records:
+        fold.take(record, at)
+    _move(db, header, before, step.after, fold)
+    fold.write(db)
+
+
+class _Fold:
+    """The rows that some records make or change."""
+
+    def __init__(self, db: DAL, header: Header, records: Sequence[Record]) -> None:
+        self.key = (header.ticker, header.lineage)
+        self.time, self.maker_fee, self.taker_fee = rows(
+            db,
+            "SELECT time, maker_fee, taker_fee FROM log_position WHERE ticker = ? AND lineage = ?",
+            *self.key,
+        )[0]
+        self.orders = self._stored_orders(db, records)
+        self.holdings = self._stored_holdings(db, records)
+        self.matches: list[tuple[object, ...]] = []
+
+    def take(self, record: Record, at: int) -> None:
+        """Fold one record in; `at` is the time of this settlement."""
+        body = record.body
+        self.time = max(self.time, record.time)
+        match body:
+            case Trade():
+                self._trade(record, body, at)
+            case CommandRecord(command=NewOrder() as order):
+                self.orders[body.oid] = self._new_row(record, body.oid, order)
+            case CommandRecord(command=Amend() as amend):
+                row = self._changed(body.oid, record)
+                row.quantity = amend.quantity
+                row.price = amend.price or 0
+                row.stop = amend.stop or row.stop  # what a triggered order had stays to be seen
+            case CommandRecord(command=ChangeSettings() as change):
+                fees = dict(change.settings)
+                self.maker_fee = fees.get("maker_fee", self.maker_fee)
+                self.taker_fee = fees.get("taker_fee", self.taker_fee)
+            case Canceled():
+                row = self._changed(body.oid, record)
+                row.status = Status.CANCELED.value
+                row.reason = body.reason.value
+            case Triggered():
+                row = self._changed(body.oid, record)
+                row.status = Status.OPEN.value
+                row.triggered_on = record.time
+            case Decremented():
+                self._changed(body.oid, record).quantity -= body.quantity
+
+    def write(self, db: DAL) -> None:
+        """Write what was folded: each row once, accounts in ascending order."""
+        new = [(row.fixed + row.changing()) for row in self.orders.values() if row.fixed]
+        changed = [
+            (*row.changing(), *self.key, oid)
+            for oid, row in self.orders.items()
+            if row.fixed is None
+        ]
+        execute_many(db, _insert("buy_sell_order", _ORDER_COLUMNS), new)
+        execute_many(
+            db,
+            f"UPDATE buy_sell_order SET {_ORDER_CHANGES}"
+            " WHERE ticker = ? AND lineage = ? AND oid = ?",
+            changed,
+        )
+        execute_many(db, _insert('"match"', _MATCH_COLUMNS), self.matches)
+        owners = sorted(entry for entry in self.holdings.items() if entry[1].changed)
+        execute_many(
+            db,
+            _insert("position", "ticker, lineage, owner, shares, cost, cash")
+            + " ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
+            " cost = excluded.cost, cash = position.cash + excluded.cash",
+            [
+                (*self.key, owner, holding.shares, holding.cost, holding.new_cash)
+                for owner, holding in owners
+            ],
+        )
+        execute_many(
+            db,
+            "UPDATE auth_user SET actual_cash = actual_cash + ? WHERE id = ?",
+            [(holding.new_cash, owner) for owner, holding in owners if owner != HOUSE],
+        )
+
+    def _trade(self, record: Record, trade: Trade, at: int) -> None:
+        value = trade.quantity * trade.price
+        buyer_fee = seller_fee = 0
+        if trade.taker is not None and (self.maker_fee or self.taker_fee):
+            maker_fee, taker_fee = fee(value, self.maker_fee), fee(value, self.taker_fee)
+            buyer_takes = trade.taker is Side.BUY
+            buyer_fee, seller_fee = (
+                (taker_fee, maker_fee) if buyer_takes else (maker_fee, taker_fee)
+            )
+            self._holding(trade.buyer).pay(buyer_fee)
+            self._holding(trade.seller).pay(seller_fee)
+            self._holding(HOUSE).pay(-buyer_fee - seller_fee)
+        if trade.buyer != trade.seller:  # who trades with himself has what he had
+            self._holding(trade.buyer).trade(trade.quantity, -value)
+            self._holding(trade.seller).trade(-trade.quantity, value)
+        for oid in (trade.buy_oid, trade.sell_oid):
+            row = self._changed(oid, record)
+            row.filled += trade.quantity
+            done = row.filled >= row.quantity
+            row.status = (Status.FILLED if done else Status.PARTIALLY_FILLED).value
+        self.matches.append(
+            (
+                *self.key,
+                record.seq,
+                trade.tid,
+                trade.quantity,
+                trade.price,
+                trade.buyer,
+                trade.seller,
+                trade.buy_oid,
+                trade.sell_oid,
+                trade.taker.value if trade.taker is not None else "none",
+                buyer_fee,
+                seller_fee,
+                record.time,
+                at,
+            )
+        )
+
+    def _new_row(self, record: Record, oid: int, order: NewOrder) -> OrderRow:
+        return OrderRow(
+            order.quantity,
+            order.price,
+            order.stop,
+            (Status.PENDING_STOP if order.stop else Status.OPEN).value,
+            modified_on=record.time,
+            fixed=(
+                *self.key,
+                oid,
+                record.seq,
+                order.side.value,
+                order.peak,
+                order.client_id,
+                order.tif.value,
+                order.stp.value,
+                "FT"[order.post],
+                "FT"[order.cod],
+                record.time,
+                order.owner,
+            ),
+        )
+
+    def _changed(self, oid: int, record: Record) -> OrderRow:
+        row = self.orders.get(oid)
+        if row is None:
+            raise ForeignJournal(
+                f"record {record.seq} names order {oid}, which the database does not have"
+            )
+        row.modified_on = record.time
+        return row
+
+    def _holding(self, owner: int) -> Holding:
+        holding = self.holdings.get(owner)
+        if holding is None:
+            holding = self.holdings[owner] = Holding()
+        return holding
+
+    def _stored_orders(self, db: DAL, records: Sequence[Record]) -> dict[int, OrderRow]:
+        """The rows of the orders that the records change, but do not make."""
+        named: set[int] = set()
+        made: set[int] = set()
+        for record in records:
+            match record.body:
+                case Trade(buy_oid=buy_oid, sell_oid=sell_oid):
+                    named.update((buy_oid, sell_oid))
+                case CommandRecord(oid=oid, command=NewOrder()):
+                    made.add(oid)
+                case (
+                    Canceled(oid=oid)
+                    | Triggered(oid=oid)
+                    | Decremented(oid=oid)
+                    | CommandRecord(oid=oid, command=Amend())
+                ):
+                    named.add(oid)
+        found = _select_among(
+            db,
+            "SELECT oid, quantity, price, stop_price, status, filled, reason, triggered_on"
+            " FROM buy_sell_order WHERE ticker = ? AND lineage = ? AND oid IN",
+            self.key,
+            named - made,
+        )
+        return {row[0]: OrderRow(*row[1:]) for row in found}
+
+    def _stored_holdings(self, db: DAL, records: Sequence[Record]) -> dict[int, Holding]:
+        """The positions of the owners that trade in the records, and of the house, for its fees."""
+        owners: set[int] = set()
+        for record in records:
+            if isinstance(record.body, Trade):
+                owners.update((record.body.buyer, record.body.seller, HOUSE))
+        found = _select_among(
+            db,
+            "SELECT owner, shares, cost FROM position"
+            " WHERE ticker = ? AND lineage = ? AND owner IN",
+            self.key,
+            owners,
+        )
+        return {owner: Holding(shares, cost) for owner, shares, cost in found}
+
+
+def _move(db: DAL, header: Header, before: Position, after: Position, fold: _Fold) -> None:
+    moved = execute(
+        db,
+        'UPDATE log_position SET seq = ?, "offset" = ?, batch = ?, h = ?, time = ?, maker_fee = ?,'
+        " taker_fee = ? WHERE ticker = ? AND lineage = ? AND seq = ? AND closed = 'F'",
+        after.seq,
+        after.offset,
+        after.batch,
+        after.chain,
+        fold.time,
+        fold.maker_fee,
+        fold.taker_fee,
+        header.ticker,
+        header.lineage,
+        before.seq,
+    )
+    if moved != 1:
+        raise Fenced(f"the database is not at record {before.seq} of {header.ticker} any more")
+
+
+def _insert(table: str, columns: str) -> str:
+    marks = ", ".join("?" for _ in columns.split(","))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+
+
+def _select_among(db: DAL, sql: str, key: tuple[str, str], numbers: set[int]) -> list[Any]:
+    if not numbers:
+        return []
+    marks = ", ".join("?" for _ in numbers)
+    return rows(db, f"{sql} ({marks})", *key, *sorted(numbers))
