@@ -1,0 +1,830 @@
+"""The exchange: one product without I/O. Texts in, a batch to write, and when it is safe, answers.
+
+    submit  send  login  find …                                     settle(batch)
+              │                                                        ▲   │
+              ▼                                         durable now ───┘   ├─▶ deliveries, in order
+    checks ─▶ engine ─▶ journal ─▶ take_batch() ─▶ write and sync          └─▶ changes, for the feed
+
+What arrives is decided at once, while the batch before it is being synced, up to 512 commands; the
+rest waits its turn. Nothing leaves before its cause is durable (PROTOCOL §4): a reject, a duplicate
+or a read waits for the batch in which it was decided like everything else. Whoever owns an Exchange
+writes and syncs one batch at a time and calls `settle` only after that; if a write or a sync fails,
+the engine is ahead of the disk and the process must end (PROTOCOL §5).
+
+Nothing else reads the engine. Watchers see `feed`, which is moved on by `settle`.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from matching import protocol
+from matching.book import Order
+from matching.engine import Engine
+from matching.events import (
+    Accepted,
+    Amended,
+    Canceled,
+    Decremented,
+    Duplicate,
+    Event,
+    KeyRaised,
+    Rejected,
+    Trade,
+    Triggered,
+)
+from matching.marketdata import Changes, Feed, JsonObject, format_time, price_or_none
+from matching.order import (
+    HOUSE,
+    Cancel,
+    CancelAll,
+    CancelReason,
+    Command,
+    NewOrder,
+    Phase,
+    SetPhase,
+    Side,
+    Status,
+    format_price,
+)
+from matching.ports import Clock, Dice, File
+from matching.recovery import Recovered, SeenSignature
+from matching.session import Denied, Gate, Holder, Keyring, Recipient, Session, owner_of
+
+BATCH_COMMANDS = 512
+"""The most commands in one batch (PROTOCOL §5)."""
+
+QUEUE_LIMIT = 100_000
+"""Commands that may wait for a batch; more are answered `busy`."""
+
+SIGNATURE_MEMORY_US = 10_000_000
+"""How long a signature is remembered: ts lies within 5 s of its arrival, and 5 s count after ts."""
+
+NONCE_BYTES = 16
+
+KEY_RAISED = 4003
+"""The WebSocket close code for a session whose owner's key no longer counts."""
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What became of one command. `oid` is None for a command about no single order.
+
+    `status`, `filled` and `remaining` are the order's when it was decided. `error` stands alone.
+    `canceled` counts the orders of a `del all`.
+    """
+
+    seq: int | None = None
+    oid: int | None = None
+    status: Status | None = None
+    filled: int = 0
+    remaining: int = 0
+    events: Sequence[Event] = ()
+    canceled: int | None = None
+    error: Rejected | None = None
+    server_time: int | None = None
+
+    def to_dict(self) -> JsonObject:
+        """PROTOCOL §4's JSON, without type and req."""
+        if self.error is not None:
+            error = protocol.event_to_dict(self.error)
+            if self.server_time is not None:
+                error["server_time"] = self.server_time
+            return {"error": error}
+        data: JsonObject = {}
+        if self.seq is not None:
+            data["seq"] = self.seq
+        if self.oid is not None:
+            data["oid"] = self.oid
+        if self.status is not None:
+            data["status"] = self.status
+            data["filled"] = self.filled
+            data["remaining"] = self.remaining
+        data["events"] = [protocol.event_to_dict(event) for event in self.events]
+        return data
+
+    def to_text(self) -> str:
+        """The answer of 2010: the oid; of `del all` the number canceled; else `ok`."""
+        if self.oid is not None:
+            return str(self.oid)
+        return "ok" if self.canceled is None else str(self.canceled)
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one text."""
+
+    req: int | None
+    answer: Answer
+
+    def to_dict(self) -> JsonObject:
+        return {**_head("answer", self.req), **self.answer.to_dict()}
+
+
+class Replies(msgspec.Struct, frozen=True, gc=False):
+    """The answers to the texts of one frame, in order."""
+
+    req: int | None
+    answers: list[Answer]
+
+    def to_dict(self) -> JsonObject:
+        answers = [answer.to_dict() for answer in self.answers]
+        return {**_head("answer", self.req), "answers": answers}
+
+
+class Close(msgspec.Struct, frozen=True, gc=False):
+    """The connection is to be closed with this code."""
+
+    code: int
+    reason: str
+
+
+Message = Reply | Replies | Close | JsonObject
+
+
+class Batch:
+    """What was decided together.
+
+    `data` is for the journal (empty: nothing was carried out), `mark` for `<ticker>.durable` once
+    the data is synced. `deliveries` come before the publication of `changes`.
+    """
+
+    __slots__ = ("changes", "commands", "data", "deliveries", "mark")
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.mark = b""
+        self.commands = 0
+        self.deliveries: list[tuple[Recipient, Message]] = []
+        self.changes: Changes | None = None
+
+    def write(self, journal: File) -> None:
+        """Append the data. OSError: the process must end, and never try again."""
+        journal.append(self.data)
+
+    def sync(self, journal: File, mark: File) -> None:
+        """Make all that was written durable, then say so in the mark. OSError: likewise."""
+        journal.sync()
+        mark.write_at(0, self.mark)
+
+
+class Exchange:
+    """One product: decides what arrives, and keeps what it decided until it is durable.
+
+    It goes on where `recovered` ends; call `start` first, and write that batch before serving.
+    `generations` are those of `var/key.generations`.
+    """
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        *,
+        clock: Clock,
+        dice: Dice,
+        venue_key: str,
+        generations: Mapping[int, int] | None = None,
+    ) -> None:
+        engine, journal = recovered.engine, recovered.journal
+        self.ticker = engine.ticker
+        self.epoch = recovered.epoch
+        self.rejects: Counter[str] = Counter()
+        self.orders = 0
+        self.trades = 0
+        self.failure: BaseException | None = None
+        """What broke in the middle of a decision. From then on nothing is given out."""
+        self._engine = engine
+        self._journal = journal
+        self._clock = clock
+        self._dice = dice
+        self._generations = dict(generations or {})
+        self._gate = Gate(self.ticker, Keyring(venue_key), self._generation)
+        self._seen = _SeenSignatures(recovered.signatures)
+        self._disconnects = recovered.disconnects
+        self._sessions: dict[Session, None] = {}
+        self._watchers: dict[int | None, dict[Session, None]] = {}
+        """Sessions that want `order` messages, by owner; None: venue sessions."""
+        self._open: dict[int, Order] = {order.oid: order for order in engine.open_orders()}
+        self._queue: deque[Callable[[], None]] = deque()
+        self._batch = Batch()
+        self._trades: list[JsonObject] = []
+        self._phase_before = engine.phase
+        self._is_sealed = True
+        self.feed = _feed_of(engine, journal.seq)
+
+    # -- what the shell asks
+
+    def start(self, *, phase: Phase | None = None) -> None:
+        """Begin this run: its epoch's record; `phase`, if a new journal is to begin in it; cancels
+        for the connections that were lost with the last run.
+        """
+        self._journal.epoch(self.epoch, at=self._now())
+        if phase is not None and phase is not self._engine.phase:
+            self._execute(SetPhase(ticker=self.ticker, phase=phase), sender=None, sees_all=True)
+        self._queue.extend([partial(self._cancel_lost, cancel) for cancel in self._disconnects])
+        self._decide_what_waits()
+
+    def open_session(self, recipient: Recipient, *, trusted: bool) -> Session:
+        """A new connection. `trusted`: the venue key counts from its address."""
+        session = Session(recipient, self._dice.token(NONCE_BYTES).hex(), trusted=trusted)
+        self._sessions[session] = None
+        return session
+
+    def close_session(self, session: Session) -> None:
+        """The connection is gone: what it sent before is still decided, then its cod orders go."""
+        self._ask(partial(self._disconnect, session))
+
+    def hello(self, session: Session) -> JsonObject:
+        """The first message of a connection."""
+        engine, header = self._engine, self._journal.header
+        return {
+            "type": "hello",
+            "protocol": 1,
+            "ticker": self.ticker,
+            "nonce": session.nonce,
+            "tick": format_price(engine.tick),
+            "lot": engine.lot,
+            "reference": format_price(engine.reference),
+            "phase": self.feed.phase,
+            "lineage": header.lineage,
+            "epoch": self.epoch,
+            "time": self.time_text(),
+        }
+
+    def query(self) -> JsonObject:
+        """The public state, as `GET /query` tells it: all levels, no owners, no stops."""
+        engine, feed = self._engine, self.feed
+        return {
+            "ticker": self.ticker,
+            "tick": format_price(engine.tick),
+            "lot": engine.lot,
+            "lineage": self._journal.header.lineage,
+            "phase": feed.phase,
+            "last": price_or_none(feed.last),
+            "reference": format_price(feed.reference),
+            "seq": feed.seq,
+            "bids": feed.levels(Side.BUY, None),
+            "asks": feed.levels(Side.SELL, None),
+        }
+
+    def quote(self) -> int:
+        """The last price, before the first trade the reference price."""
+        return self.feed.last if self.feed.last is not None else self.feed.reference
+
+    def now(self) -> int:
+        """The journal's clock, which never goes back, in microseconds."""
+        return self._now()
+
+    def time_text(self) -> str:
+        return format_time(self._now())
+
+    def submit(
+        self,
+        text: str,
+        signature: str,
+        recipient: Recipient,
+        *,
+        trusted: bool,
+        req: int | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """A command sent by itself, with its signature; on a WebSocket, by which session."""
+        if self._is_busy:
+            self._deliver(recipient, Reply(req, self._refusal(_BUSY, self._now())))
+            return
+        self._ask(partial(self._submit, text, signature, recipient, trusted, req, session))
+
+    def send(self, session: Session, text: str, *, req: int | None) -> None:
+        """A text in a session, without a signature."""
+        if self._is_busy:
+            self._deliver(session.recipient, Reply(req, self._refusal(_BUSY, self._now())))
+            return
+        self._ask(partial(self._send, session, text, req))
+
+    def send_many(self, session: Session, texts: Sequence[str], *, req: int | None) -> None:
+        """The texts of one frame: each stands alone; one message after the last."""
+        answers: list[Answer] = []
+        if self._is_busy:
+            answers = [self._refusal(_BUSY, self._now()) for _ in texts]
+            self._deliver(session.recipient, Replies(req, answers))
+            return
+        for text in texts:
+            self._ask(partial(self._send_one_of_many, session, text, req, answers, len(texts)))
+
+    def login(self, session: Session, text: str, signature: str, *, req: int | None) -> None:
+        self._ask(partial(self._login, session, text, signature, req))
+
+    def subscribe_orders(self, session: Session, *, req: int | None, wanted: bool) -> None:
+        """Begin (or end) with `order` messages; they follow an `orders` message."""
+        self._ask(partial(self._subscribe_orders, session, req, wanted))
+
+    def find(
+        self,
+        session: Session,
+        *,
+        req: int | None,
+        oid: int | None = None,
+        client_id: str | None = None,
+        owner: int | None = None,
+    ) -> None:
+        """Tell of one order; a venue session may name any owner's."""
+        self._ask(partial(self._find, session, req, oid, client_id, owner))
+
+    def open_orders(self, session: Session, *, req: int | None, owner: int | None = None) -> None:
+        """Tell the open orders and the position; a venue session may name any owner."""
+        self._ask(partial(self._tell_open_orders, session, req, owner))
+
+    def set_generations(self, generations: Mapping[int, int]) -> None:
+        """`var/key.generations` has changed: sessions of owners whose key was raised are closed."""
+        for owner, generation in generations.items():
+            before = self._generation(owner)
+            self._generations[owner] = max(generation, self._generations.get(owner, 1))
+            if self._generation(owner) > before:
+                self._close_sessions_of(owner)
+
+    def seal(self) -> None:
+        """The journal has been idle: a tick says that what came before it is whole."""
+        if not self._is_sealed and not self.has_work:
+            self._journal.tick(at=self._now())
+            self._is_sealed = True
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether nothing came after the last tick (or the start)."""
+        return self._is_sealed
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `take_batch` has something."""
+        return bool(self._batch.deliveries or self._journal.open_lines or self._queue)
+
+    def take_batch(self) -> Batch:
+        """Close the open batch. Write and sync its `data`, then `settle` it, then take the next."""
+        if self.failure is not None:
+            raise self.failure
+        batch, self._batch = self._batch, Batch()
+        batch.data = self._journal.close_batch()
+        if batch.data:
+            mark = self._journal.mark
+            batch.mark = mark.encode()
+            batch.changes = self._take_changes(mark.seq)
+        self._decide_what_waits()
+        return batch
+
+    def settle(self, batch: Batch) -> None:
+        """The batch is durable: show what it changed. Then deliver, then publish its changes."""
+        if batch.changes is not None:
+            self.feed.apply(batch.changes)
+
+    # -- the queue and the open batch
+
+    @property
+    def _is_busy(self) -> bool:
+        return len(self._queue) >= QUEUE_LIMIT
+
+    def _ask(self, question: Callable[[], None]) -> None:
+        self._queue.append(question)
+        if len(self._queue) == 1:
+            self._decide_what_waits()
+
+    def _decide_what_waits(self) -> None:
+        queue = self._queue
+        try:
+            while queue and self._batch.commands < BATCH_COMMANDS:
+                self._batch.commands += 1
+                queue.popleft()()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _deliver(self, recipient: Recipient, message: Message) -> None:
+        self._batch.deliveries.append((recipient, message))
+
+    def _take_changes(self, seq: int) -> Changes:
+        trades, self._trades = self._trades, []
+        phase = self._engine.phase
+        changed = phase if phase is not self._phase_before else None
+        self._phase_before = phase
+        levels = self._engine.book.take_changed_levels()
+        return Changes(seq=seq, levels=levels, trades=trades, phase=changed)
+
+    def _now(self) -> int:
+        return max(self._clock.now(), self._journal.time)
+
+    # -- commands
+
+    def _submit(
+        self,
+        text: str,
+        signature: str,
+        recipient: Recipient,
+        trusted: bool,
+        req: int | None,
+        session: Session | None,
+    ) -> None:
+        answer = self._decide_signed(text, signature, trusted, session)
+        self._deliver(recipient, Reply(req, answer))
+
+    def _send(self, session: Session, text: str, req: int | None) -> None:
+        self._deliver(session.recipient, Reply(req, self._decide_in_session(session, text)))
+
+    def _send_one_of_many(
+        self, session: Session, text: str, req: int | None, answers: list[Answer], count: int
+    ) -> None:
+        answers.append(self._decide_in_session(session, text))
+        if len(answers) == count:
+            self._deliver(session.recipient, Replies(req, answers))
+
+    def _decide_signed(
+        self, text: str, signature: str, trusted: bool, session: Session | None
+    ) -> Answer:
+        now = self._now()
+        try:
+            command, holder = self._gate.admit_signed(text, signature, now=now, trusted=trusted)
+        except Denied as denied:
+            return self._refusal(denied, now)
+        answer = self._seen.answer(signature, now)
+        if answer is None:
+            seen = self._seen.recovered(signature)
+            if seen is not None:
+                return self._answer_recovered(seen)
+            answer = self._execute(
+                command, sender=session, sees_all=holder is Holder.VENUE, signature=signature
+            )
+            self._seen.add(signature, answer, now)
+        return answer
+
+    def _decide_in_session(self, session: Session, text: str) -> Answer:
+        now = self._now()
+        try:
+            command = self._gate.admit(session, text, now=now)
+        except Denied as denied:
+            return self._refusal(denied, now)
+        if session.cod and isinstance(command, NewOrder):
+            command = replace(command, cod=True)
+        answer = self._execute(command, sender=session, sees_all=session.venue)
+        if session.cod and answer.oid in self._open:
+            self._remember_cod(session, answer.oid)
+        return answer
+
+    def _refusal(self, denied: Denied, now: int) -> Answer:
+        self.rejects[denied.code] += 1
+        server_time = now // 1000 if denied.code == "stale_timestamp" else None
+        return Answer(error=Rejected(denied.code, denied.message), server_time=server_time)
+
+    def _answer_recovered(self, seen: SeenSignature) -> Answer:
+        """A repeat of what was carried out before the last start: R14's answer to a duplicate.
+
+        What has become of an order that has ended and bore no id is not remembered, and not told.
+        """
+        duplicate = Duplicate(seen.oid, Status.OPEN, 0, 0)
+        order = self._engine.order(seen.oid) if seen.oid else None
+        if order is None:
+            return Answer(seq=seen.seq, oid=seen.oid or None, events=(duplicate,))
+        return _answer_about(order, (duplicate,), seq=seen.seq)
+
+    def _execute(
+        self, command: Command, *, sender: Session | None, sees_all: bool, signature: str = ""
+    ) -> Answer:
+        """Give the command to the engine, journal what it did, and tell who is to know."""
+        at = self._now()
+        events = self._engine.apply(command, at)
+        first = events[0] if events else None
+        if isinstance(first, Rejected):
+            self.rejects[first.code] += 1
+            return Answer(error=first)
+        if isinstance(first, Duplicate):
+            return Answer(
+                oid=first.oid,
+                status=first.status,
+                filled=first.filled,
+                remaining=first.remaining,
+                events=events,
+            )
+        oid = _oid_of_command(command, first)
+        seq = self._journal.append(
+            command, oid=oid, events=events, at=at, signature_prefix=signature[:16]
+        )
+        self._is_sealed = False
+        if isinstance(command, NewOrder):
+            self.orders += 1
+            order = self._engine.order(oid)
+            self._open[oid] = order if order is not None else _ended_order(oid, command, events)
+        owner = owner_of(command)
+        told = len(events) - (self._journal.seq - seq)
+        self._note(events, seq - told + 1, seq, at, sender=sender, owner=owner)
+        visible = events if sees_all or owner is None else self._visible(events, owner)
+        if isinstance(command, CancelAll):
+            answer = Answer(seq=seq, events=visible, canceled=len(events))
+        elif oid:
+            answer = _answer_about(self._open[oid], visible, seq=seq)
+        else:
+            answer = Answer(seq=seq, events=visible)
+        self._forget_ended(events)
+        return answer
+
+    def _note(
+        self,
+        events: Sequence[Event],
+        first_seq: int,
+        command_seq: int,
+        at: int,
+        *,
+        sender: Session | None,
+        owner: int | None,
+    ) -> None:
+        """Collect what the public and the owners of orders are told of a command's events.
+
+        The record of event i is `first_seq` + i, but the command's own for those that come before.
+        """
+        for index, event in enumerate(events):
+            seq = max(first_seq + index, command_seq)
+            if isinstance(event, Trade):
+                self.trades += 1
+                self._trades.append(_public_trade(event, seq, at))
+            elif isinstance(event, KeyRaised):
+                self._close_sessions_of(event.owner)
+            for oid in _oids_of(event):
+                self._tell_order(self._open[oid], event, seq, at, sender=sender, owner=owner)
+
+    def _tell_order(
+        self,
+        order: Order,
+        event: Event,
+        seq: int,
+        at: int,
+        *,
+        sender: Session | None,
+        owner: int | None,
+    ) -> None:
+        """Send an `order` message to all who want it but were not told by their answer."""
+        for watched in (order.owner, None):
+            for session in self._watchers.get(watched, ()):
+                if session is sender and order.owner == owner:
+                    continue
+                message: JsonObject = {
+                    "type": "order",
+                    "seq": seq,
+                    "time": format_time(at),
+                    "event": protocol.event_to_dict(event),
+                    "order": order_to_dict(order, with_owner=session.venue),
+                }
+                self._deliver(session.recipient, message)
+
+    def _visible(self, events: Sequence[Event], owner: int) -> Sequence[Event]:
+        """The events about orders of one owner, or about none."""
+        if len(events) == 1:
+            return events
+        return [event for event in events if self._concerns(event, owner)]
+
+    def _concerns(self, event: Event, owner: int) -> bool:
+        oids = _oids_of(event)
+        return not oids or any(self._open[oid].owner == owner for oid in oids)
+
+    def _forget_ended(self, events: Sequence[Event]) -> None:
+        for event in events:
+            for oid in _oids_of(event):
+                order = self._open.get(oid)
+                if order is not None and not order.remaining:
+                    del self._open[oid]
+
+    # -- sessions
+
+    def _login(self, session: Session, text: str, signature: str, req: int | None) -> None:
+        now = self._now()
+        try:
+            self._gate.login(session, text, signature, now=now)
+        except Denied as denied:
+            self._deliver(session.recipient, Reply(req, self._refusal(denied, now)))
+            return
+        message = {**_head("login", req), "owner": session.owner, "venue": session.venue}
+        self._deliver(session.recipient, message)
+
+    def _subscribe_orders(self, session: Session, req: int | None, wanted: bool) -> None:
+        self._unwatch(session)
+        if not wanted:
+            return
+        if not session.is_logged_in:
+            self._deliver(session.recipient, Reply(req, self._refusal(_LOGIN_FIRST, self._now())))
+            return
+        session.wants_orders = True
+        self._watchers.setdefault(session.owner, {})[session] = None
+        self._tell_open_orders(session, req, None)
+
+    def _unwatch(self, session: Session) -> None:
+        if session.wants_orders:
+            session.wants_orders = False
+            watchers = self._watchers[session.owner]
+            del watchers[session]
+            if not watchers:
+                del self._watchers[session.owner]
+
+    def _find(
+        self,
+        session: Session,
+        req: int | None,
+        oid: int | None,
+        client_id: str | None,
+        owner: int | None,
+    ) -> None:
+        head = _head("found", req)
+        try:
+            owner = _readable_owner(session, owner)
+        except Denied as denied:
+            self._deliver(session.recipient, Reply(req, self._refusal(denied, self._now())))
+            return
+        if oid is not None:
+            order = self._engine.order(oid)
+        else:
+            order = self._engine.find(owner if owner is not None else HOUSE, client_id or "")
+        if order is None or (owner is not None and order.owner != owner):
+            name = f"#{oid}" if oid is not None else f"with id {client_id}"
+            error = protocol.event_to_dict(Rejected("order_not_found", f"no order {name}"))
+            self._deliver(session.recipient, {**head, "seq": self._journal.seq, "error": error})
+            return
+        found = order_to_dict(order, with_owner=session.venue)
+        self._deliver(session.recipient, {**head, "seq": self._journal.seq, "order": found})
+
+    def _tell_open_orders(self, session: Session, req: int | None, owner: int | None) -> None:
+        try:
+            owner = _readable_owner(session, owner)
+        except Denied as denied:
+            self._deliver(session.recipient, Reply(req, self._refusal(denied, self._now())))
+            return
+        orders = self._engine.open_orders(owner)
+        message: JsonObject = {
+            **_head("orders", req),
+            "seq": self._journal.seq,
+            "orders": [order_to_dict(order, with_owner=session.venue) for order in orders],
+        }
+        if owner is not None:
+            message["position"] = self._engine.position(owner)
+        self._deliver(session.recipient, message)
+
+    def _disconnect(self, session: Session) -> None:
+        self._sessions.pop(session, None)
+        self._unwatch(session)
+        open_orders = [self._open[oid] for oid in sorted(session.cod_oids & self._open.keys())]
+        cancels = [
+            Cancel(
+                ticker=self.ticker,
+                owner=order.owner,
+                oid=order.oid,
+                reason=CancelReason.DISCONNECT,
+            )
+            for order in open_orders
+        ]
+        self._queue.extend([partial(self._cancel_lost, cancel) for cancel in cancels])
+
+    def _cancel_lost(self, cancel: Cancel) -> None:
+        """Cancel an order whose connection is gone, unless it has ended meanwhile."""
+        if cancel.oid in self._open:
+            self._execute(cancel, sender=None, sees_all=True)
+
+    def _remember_cod(self, session: Session, oid: int) -> None:
+        """Note an order to cancel; those that have ended are dropped now and then."""
+        oids = session.cod_oids
+        oids.add(oid)
+        if len(oids) >= session.cod_prune_at:
+            oids &= self._open.keys()
+            session.cod_prune_at = 2 * len(oids) + 1024
+
+    def _generation(self, owner: int) -> int:
+        """The generation of the owner's key that counts: the higher of file and journal."""
+        return max(self._generations.get(owner, 1), self._engine.generation(owner))
+
+    def _close_sessions_of(self, owner: int) -> None:
+        for session in self._sessions:
+            if session.owner == owner:
+                self._unwatch(session)
+                session.is_logged_in = False
+                self._deliver(session.recipient, Close(KEY_RAISED, "the key was raised"))
+
+
+class _SeenSignatures:
+    """Signatures of the last seconds with their answers, and those from before the start."""
+
+    def __init__(self, recovered: Iterable[SeenSignature]) -> None:
+        self._answers: dict[str, Answer] = {}
+        self._arrivals: deque[tuple[int, str]] = deque()
+        self._recovered = {seen.prefix: seen for seen in recovered}
+
+    def answer(self, signature: str, now: int) -> Answer | None:
+        """The answer that these signed bytes got before."""
+        arrivals = self._arrivals
+        while arrivals and arrivals[0][0] < now - SIGNATURE_MEMORY_US:
+            self._answers.pop(arrivals.popleft()[1], None)
+        return self._answers.get(signature)
+
+    def recovered(self, signature: str) -> SeenSignature | None:
+        """What the journal holds of these signed bytes from before the start."""
+        return self._recovered.get(signature[:16])
+
+    def add(self, signature: str, answer: Answer, now: int) -> None:
+        self._answers[signature] = answer
+        self._arrivals.append((now, signature))
+
+
+_BUSY = Denied("busy", f"{QUEUE_LIMIT} commands wait already; try again later")
+_LOGIN_FIRST = Denied("bad_signature", "log in first: orders are told to their owner only")
+
+
+def _readable_owner(session: Session, asked: int | None) -> int | None:
+    """Whose orders a session may read: its owner's; a venue session's are everybody's (None)."""
+    if not session.is_logged_in:
+        raise _LOGIN_FIRST
+    if session.venue:
+        return asked
+    if asked is not None and asked != session.owner:
+        raise Denied("not_owner", f"this session speaks for owner {session.owner} only")
+    return session.owner
+
+
+def _head(kind: str, req: int | None) -> JsonObject:
+    return {"type": kind} if req is None else {"type": kind, "req": req}
+
+
+def _feed_of(engine: Engine, seq: int) -> Feed:
+    """The public state of an engine that nobody has seen yet."""
+    feed = Feed(reference=engine.reference, phase=engine.phase)
+    engine.book.take_changed_levels()
+    levels = [(side, *level) for side in Side for level in engine.book.levels(side)]
+    feed.apply(Changes(seq=seq, levels=levels))
+    feed.last = engine.last
+    return feed
+
+
+def _answer_about(order: Order, events: Sequence[Event], *, seq: int | None = None) -> Answer:
+    return Answer(
+        seq=seq,
+        oid=order.oid,
+        status=order.status,
+        filled=order.filled,
+        remaining=order.remaining,
+        events=events,
+    )
+
+
+def _oid_of_command(command: Command, first: Event | None) -> int:
+    """The one order that a carried-out command is about; 0: none, or many."""
+    if isinstance(first, Accepted | Amended | Canceled) and not isinstance(command, CancelAll):
+        return first.oid
+    return 0
+
+
+def _ended_order(oid: int, command: NewOrder, events: Sequence[Event]) -> Order:
+    """An order that ended as it came, and has no id by which the engine would remember it."""
+    order = Order(oid, command)
+    for event in events:
+        if isinstance(event, Trade) and oid in (event.buy_oid, event.sell_oid):
+            order.open_quantity -= event.quantity
+        elif isinstance(event, Decremented) and event.oid == oid:
+            order.quantity -= event.quantity
+            order.open_quantity -= event.quantity
+        elif isinstance(event, Canceled) and event.oid == oid:
+            order.canceled = True
+    return order
+
+
+def _oids_of(event: Event) -> tuple[int, ...]:
+    """The orders that an event changed."""
+    match event:
+        case Trade():
+            return (event.buy_oid, event.sell_oid)
+        case Accepted() | Canceled() | Triggered() | Amended() | Decremented():
+            return (event.oid,)
+        case _:
+            return ()
+
+
+def _public_trade(trade: Trade, seq: int, at: int) -> JsonObject:
+    return {
+        "tid": trade.tid,
+        "seq": seq,
+        "time": format_time(at),
+        "price": format_price(trade.price),
+        "quantity": trade.quantity,
+        "taker": trade.taker or "none",
+    }
+
+
+def order_to_dict(order: Order, *, with_owner: bool) -> JsonObject:
+    """PROTOCOL §4's JSON of an order; price null is a market order, id null is none."""
+    data: JsonObject = {
+        "oid": order.oid,
+        "id": order.client_id or None,
+        "side": order.side,
+        "price": protocol.price_or_null(order.price),
+        "stop": protocol.price_or_null(order.stop),
+        "tif": order.tif,
+        "stp": order.stp,
+        "post": order.post,
+        "peak": order.peak,
+        "quantity": order.quantity,
+        "filled": order.filled,
+        "remaining": order.remaining,
+        "status": order.status,
+    }
+    if with_owner:
+        data["owner"] = order.owner
+    return data
