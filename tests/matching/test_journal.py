@@ -1,0 +1,990 @@
+"""The journal's bytes: PROTOCOL §5, written from what an engine decided, and read back."""
+
+import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace as replace_fields
+
+from matching.engine import Engine
+from matching.events import (
+    Accepted,
+    Amended,
+    Canceled,
+    Decremented,
+    Duplicate,
+    Event,
+    KeyRaised,
+    LimitChanged,
+    PhaseChanged,
+    Rejected,
+    SettingChanged,
+    Trade,
+    Triggered,
+)
+from matching.journal import (
+    Body,
+    Check,
+    CommandRecord,
+    Epoch,
+    Header,
+    History,
+    Journal,
+    JournalDamaged,
+    Mark,
+    Position,
+    Tick,
+    UnknownJournal,
+    beginning,
+    command_lines,
+    format_body,
+    format_time,
+    main,
+    parse_line,
+    read_batches,
+    read_header,
+)
+from matching.order import (
+    Amend,
+    Cancel,
+    CancelAll,
+    CancelReason,
+    ChangeLimits,
+    ChangeSettings,
+    Command,
+    NewOrder,
+    Phase,
+    RaiseKey,
+    SelfTrade,
+    SetPhase,
+    Side,
+    Status,
+    TimeInForce,
+)
+from tests.matching.small_server import parse
+
+EXAMPLE = b"""\
+#EMTE 1 ticker=intc lineage=9c1f0a44d2b7e683 tick=0.01 lot=1 reference=100.00 rules=1 \
+salt=deadbeef x=f561f358
+1700000000.010000: epoch 1 s=1 b=1 x=66f06938
+1700000000.020000: [1] 3 sell 4@99.90/0 s=2 b=1 x=56e750a4
+1700000000.020000: [2] 2 buy 5@99.80/0 tif=day s=3 b=1 x=c22ba562
+1700000000.030000: [3] 1 sell 8@99.97/0 id=c3 s=4 b=1 x=516ff0e0
+1700000000.040000: [4] 4 buy 4@99.95/0 g=5d2e8a60b1c74f93 s=5 b=1 x=71eea304
+1700000000.040000: match 4@99.90 from 3(1) to 4(4) t=1 k=buy s=6 b=1 x=908bf944
+1700000000.050000: [5] 5 buy 3@0/99.98 cod=1 s=7 b=1 x=489c245e
+commit 7 s=8 b=1 h=fc127fd6ac991d3df78fa79608e66819 x=8563a221
+"""
+"""PROTOCOL §5's example, byte for byte."""
+
+HEADER = Header(
+    ticker="intc",
+    lineage="9c1f0a44d2b7e683",
+    tick=100,
+    lot=1,
+    reference=1_000_000,
+    salt=0xDEADBEEF,
+)
+T0 = 1_700_000_000_000_000
+
+
+class Memory:
+    """Bytes as a file to read."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.largest_read = 0
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.largest_read = max(self.largest_read, length)
+        return self.data[offset : offset + length]
+
+
+def order(owner: int, side: Side, quantity: int, price: int, **options: object) -> NewOrder:
+    return NewOrder(
+        ticker="intc",
+        owner=owner,
+        side=side,
+        quantity=quantity,
+        price=price,
+        **options,
+    )
+
+
+def written(*batches: Sequence[str]) -> bytes:
+    """A journal: per batch the texts of commands that an engine carries out, 10 ms apart."""
+    engine = Engine("intc")
+    journal = Journal(HEADER)
+    data = HEADER.encode()
+    at = T0
+    for texts in batches:
+        for text in texts:
+            at += 10_000
+            command = parse(text)
+            events = engine.apply(command, at)
+            journal.append(command, oid=events[0].oid, events=events, at=at)
+        data += journal.close_batch()
+    return data
+
+
+# -- bytes
+
+
+def test_the_example_of_the_protocol_is_written_from_commands_and_what_the_engine_decides() -> None:
+    engine = Engine("intc", tick=100, lot=1, reference=1_000_000)
+    journal = Journal(HEADER)
+    journal.epoch(1, at=T0 + 10_000)
+    commands = (
+        (20_000, "3:sell intc 4@99.90", "", False),
+        (20_000, "2:buy intc 5@99.80 tif=day", "", False),
+        (30_000, "1:sell intc 8@99.97 id=c3", "", False),
+        (40_000, "4:buy intc 4@99.95 ts=1700000000040", "5d2e8a60b1c74f93", False),
+        (50_000, "5:buy intc 3/99.98", "", True),
+    )
+    for microseconds, text, signature_prefix, cod in commands:
+        command = parse(text)
+        if cod:
+            command = order(5, Side.BUY, 3, 0, stop=999_800, cod=True)
+        events = engine.apply(command, T0 + microseconds)
+        journal.append(
+            command,
+            oid=engine.next_oid - 1,
+            events=events,
+            at=T0 + microseconds,
+            signature_prefix=signature_prefix,
+        )
+    assert HEADER.encode() + journal.close_batch() == EXAMPLE
+
+
+def test_the_example_of_the_protocol_is_read_back() -> None:
+    source = Memory(EXAMPLE)
+    assert read_header(source) == HEADER
+    (batch,) = read_batches(source, HEADER)
+    assert (batch.number, batch.first_seq, batch.last_seq) == (1, 1, 8)
+    assert (batch.offset, batch.end_offset) == (len(HEADER.encode()), len(EXAMPLE))
+    assert batch.chain == "fc127fd6ac991d3df78fa79608e66819"
+    assert [(record.seq, record.time - T0, record.body) for record in batch.records()] == [
+        (1, 10_000, Epoch(1)),
+        (2, 20_000, CommandRecord(1, order(3, Side.SELL, 4, 999_000))),
+        (3, 20_000, CommandRecord(2, order(2, Side.BUY, 5, 998_000, tif=TimeInForce.DAY))),
+        (4, 30_000, CommandRecord(3, order(1, Side.SELL, 8, 999_700, client_id="c3"))),
+        (5, 40_000, CommandRecord(4, order(4, Side.BUY, 4, 999_500), "5d2e8a60b1c74f93")),
+        (6, 40_000, Trade(1, 999_000, 4, 4, 3, 4, 1, Side.BUY)),
+        (7, 50_000, CommandRecord(5, order(5, Side.BUY, 3, 0, stop=999_800, cod=True))),
+    ]
+
+
+LINES: list[tuple[str, Body]] = [
+    ("epoch 2", Epoch(2)),
+    ("tick", Tick()),
+    (
+        "[9] 8 sell 500@106.00/0 id=big tif=day post peak=50",
+        CommandRecord(
+            9,
+            order(
+                8,
+                Side.SELL,
+                500,
+                1_060_000,
+                client_id="big",
+                tif=TimeInForce.DAY,
+                post=True,
+                peak=50,
+            ),
+        ),
+    ),
+    (
+        "[10] 0 buy 1@0/99.985 id=Z_9.:- tif=fok stp=decrement cod=1 g=00112233445566ff",
+        CommandRecord(
+            10,
+            order(
+                0,
+                Side.BUY,
+                1,
+                0,
+                stop=999_850,
+                client_id="Z_9.:-",
+                tif=TimeInForce.FOK,
+                stp=SelfTrade.DECREMENT,
+                cod=True,
+            ),
+            "00112233445566ff",
+        ),
+    ),
+    (
+        "[3] 1 mod 6@99.96/0",
+        CommandRecord(3, Amend(ticker="intc", owner=1, oid=3, quantity=6, price=999_600, stop=0)),
+    ),
+    (
+        "[3] 1 mod 6@0/99.0001 g=5d2e8a60b1c74f93",
+        CommandRecord(
+            3,
+            Amend(ticker="intc", owner=1, oid=3, quantity=6, price=0, stop=990_001),
+            "5d2e8a60b1c74f93",
+        ),
+    ),
+    ("[2] 2 del", CommandRecord(2, Cancel(ticker="intc", owner=2, oid=2))),
+    (
+        "[2] 2 del g=5d2e8a60b1c74f93",
+        CommandRecord(2, Cancel(ticker="intc", owner=2, oid=2), "5d2e8a60b1c74f93"),
+    ),
+    (
+        "[11] 9 del why=disconnect",
+        CommandRecord(11, Cancel(ticker="intc", owner=9, oid=11, reason=CancelReason.DISCONNECT)),
+    ),
+    ("[0] 8 del all", CommandRecord(0, CancelAll(ticker="intc", owner=8))),
+    (
+        "[0] 8 del all why=dead_man",
+        CommandRecord(0, CancelAll(ticker="intc", owner=8, reason=CancelReason.DEAD_MAN)),
+    ),
+    (
+        "[0] 0 phase continuous",
+        CommandRecord(0, SetPhase(ticker="intc", phase=Phase.CONTINUOUS)),
+    ),
+    (
+        "[0] 0 phase halted why=no_space",
+        CommandRecord(0, SetPhase(ticker="intc", phase=Phase.HALTED, why="no_space")),
+    ),
+    (
+        "[0] 0 set collar=5 breaker=5 maker_fee=-0.25",
+        CommandRecord(
+            0,
+            parse("set intc collar=5 breaker=5 maker_fee=-0.25"),
+        ),
+    ),
+    (
+        "[0] 0 limit * max_notional=100000.00",
+        CommandRecord(0, parse("limit intc * max_notional=100000")),
+    ),
+    (
+        "[0] 0 limit 7 max_position=200 max_rate=* g=5d2e8a60b1c74f93",
+        CommandRecord(0, parse("limit intc 7 max_position=200 max_rate=*"), "5d2e8a60b1c74f93"),
+    ),
+    ("[0] 0 key 7 2", CommandRecord(0, RaiseKey(ticker="intc", owner=7, generation=2))),
+    ("match 2@99.96 from 1(3) to 9(8) t=2 k=buy", Trade(2, 999_600, 2, 9, 1, 8, 3, Side.BUY)),
+    ("match 2@99.96 from 1(3) to 9(8) t=2 k=sell", Trade(2, 999_600, 2, 9, 1, 8, 3, Side.SELL)),
+    ("match 2@99.96 from 0(3) to 9(8) t=2 k=none", Trade(2, 999_600, 2, 9, 0, 8, 3, None)),
+    ("canceled [6] 0 self_trade", Canceled(6, 0, CancelReason.SELF_TRADE)),
+    ("triggered [5]", Triggered(5)),
+    ("decremented [3] 4", Decremented(3, 4)),
+    ("phase halted", PhaseChanged(Phase.HALTED)),
+]
+
+
+@pytest.mark.parametrize(("text", "body"), LINES, ids=[text for text, _ in LINES])
+def test_every_form_of_line_is_written_and_read(text: str, body: Body) -> None:
+    line = f"1700000000.020000: {text}"
+    assert f"1700000000.020000: {format_body(body)}" == line
+    assert parse_line(line, ticker="intc") == (T0 + 20_000, body)
+
+
+def test_a_check_is_the_line_without_a_time() -> None:
+    check = Check(12_000, "3f0c9ad1e5b84726a90d1c3e5f7b8246")
+    line = "check 12000 3f0c9ad1e5b84726a90d1c3e5f7b8246"
+    assert format_body(check) == line
+    assert parse_line(line, ticker="intc") == (0, check)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "hello",
+        "epoch 2",
+        "1700000000.02: epoch 2",
+        "01700000000.020000: epoch 2",
+        "1700000000.020000: epoch",
+        "1700000000.020000: epoch 02",
+        "1700000000.020000: tick ",
+        "1700000000.020000: check 1 3f0c9ad1e5b84726a90d1c3e5f7b8246",
+        "1700000000.020000: [1] 3 sell 4@99.9/0",
+        "1700000000.020000: [1] 3 sell 4@99.90",
+        "1700000000.020000: [1] 3 sell 4@99.900/0",
+        "1700000000.020000: [1] 3 sell 4@99.90/0 tif=gtc",
+        "1700000000.020000: [1] 3 sell 4@99.90/0 tif=day id=a",
+        "1700000000.020000: [1] 3 sell 4@99.90/0 ts=1700000000000",
+        "1700000000.020000: [0] 3 sell 4@99.90/0",
+        "1700000000.020000: [1] 3 del all",
+        "1700000000.020000: [1] 3 del why=nothing",
+        "1700000000.020000: [1] 3 mod 4",
+        "1700000000.020000: [0] 3 phase halted",
+        "1700000000.020000: [0] 0 phase sleeping",
+        "1700000000.020000: [0] 0 set collar=5 why=no_space",
+        "1700000000.020000: [0] 0 key 7 2 ",
+        "1700000000.020000: match 2@99.96 from 1(3) to 9(8) t=2",
+        "1700000000.020000: canceled [6] 0 boredom",
+        "1700000000.020000: accepted [6]",
+    ],
+)
+def test_a_line_of_another_form_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_line(line, ticker="intc")
+
+
+def events_of(*texts: str) -> tuple[Command, Sequence[Event]]:
+    """The last command and what an engine decides about it after the ones before."""
+    engine = Engine("intc")
+    for text in texts:
+        command = parse(text)
+        events = engine.apply(command, T0)
+    return command, events
+
+
+def lines(command: Command, events: Sequence[Event], *, oid: int) -> list[str]:
+    return command_lines(command, events, oid=oid)
+
+
+def test_a_cancel_by_client_id_is_journaled_by_oid_with_what_was_open() -> None:
+    command, events = events_of("1:buy 5@99 id=a", "1:del id=a")
+    assert lines(command, events, oid=1) == ["[1] 1 del", "canceled [1] 5 user"]
+
+
+def test_a_cancel_of_everything_names_each_order_that_it_ends() -> None:
+    command, events = events_of("1:buy 5@99", "2:buy 1@98", "1:buy 3@97", "1:del all")
+    assert lines(command, events, oid=0) == [
+        "[0] 1 del all",
+        "canceled [1] 5 user",
+        "canceled [3] 3 user",
+    ]
+
+
+def test_a_cancel_of_everything_by_an_owner_without_orders_is_one_line() -> None:
+    command, events = events_of("1:del all")
+    assert lines(command, events, oid=0) == ["[0] 1 del all"]
+
+
+def test_the_phase_command_tells_its_phase_itself_but_not_what_follows() -> None:
+    command, events = events_of("1:buy 5@99 tif=day", "phase intc closed")
+    assert lines(command, events, oid=0) == ["[0] 0 phase closed", "canceled [1] 5 end_of_day"]
+
+
+def test_a_phase_that_a_trade_brings_has_a_line() -> None:
+    command = order(1, Side.BUY, 5, 0)
+    events = [Accepted(4), Canceled(4, 5, CancelReason.BREAKER), PhaseChanged(Phase.HALTED)]
+    assert lines(command, events, oid=4) == [
+        "[4] 1 buy 5@0/0",
+        "canceled [4] 5 breaker",
+        "phase halted",
+    ]
+
+
+def test_an_amend_is_journaled_with_all_the_values_that_it_led_to() -> None:
+    command = parse("1:mod intc id=a 6")
+    events = [Amended(3, 6, 999_600, 0), Canceled(3, 2, CancelReason.AMENDED)]
+    assert lines(command, events, oid=3) == ["[3] 1 mod 6@99.96/0", "canceled [3] 2 amended"]
+
+
+@pytest.mark.parametrize(
+    ("command", "events", "line"),
+    [
+        (
+            ChangeSettings(ticker="intc", settings=(("collar", 50_000), ("band", 100_000))),
+            [SettingChanged("collar", 50_000), SettingChanged("band", 100_000)],
+            "[0] 0 set collar=5 band=10",
+        ),
+        (
+            ChangeLimits(ticker="intc", owner=7, limits=(("max_rate", None),)),
+            [LimitChanged(7, "max_rate", None)],
+            "[0] 0 limit 7 max_rate=*",
+        ),
+        (
+            RaiseKey(ticker="intc", owner=7, generation=2),
+            [KeyRaised(7, 2)],
+            "[0] 0 key 7 2",
+        ),
+    ],
+)
+def test_what_the_venue_changes_is_told_by_the_command_alone(
+    command: Command, events: Sequence[Event], line: str
+) -> None:
+    assert lines(command, events, oid=0) == [line]
+
+
+@pytest.mark.parametrize(
+    ("events", "oid", "reason"),
+    [
+        ([Rejected("bad_tick", "50.255 is not a multiple of 0.01")], 0, "was not carried out"),
+        ([Duplicate(1, Status.OPEN, 0, 5)], 1, "was not carried out"),
+        ([], 1, "was not carried out"),
+        ([Accepted(2)], 1, "order 1 is not the one of"),
+        ([Accepted(1), Accepted(2)], 1, "has no line of its own"),
+    ],
+)
+def test_what_changed_nothing_cannot_be_journaled(
+    events: Sequence[Event], oid: int, reason: str
+) -> None:
+    journal = Journal(HEADER)
+    with pytest.raises(ValueError, match=reason):
+        journal.append(order(1, Side.BUY, 5, 990_000), oid=oid, events=events, at=T0)
+    assert journal.close_batch() == b""
+
+
+def test_time_cannot_go_back_in_a_journal() -> None:
+    journal = Journal(HEADER, time=T0)
+    with pytest.raises(ValueError, match=f"time {T0 - 1} is before the last record's, {T0}"):
+        journal.tick(at=T0 - 1)
+    assert journal.tick(at=T0) == 1
+
+
+def test_append_says_the_seq_of_the_command_and_the_journal_that_of_its_last_event() -> None:
+    journal = Journal(HEADER)
+    journal.epoch(1, at=T0)
+    command, events = events_of("1:sell 5@99", "2:buy 5@99")
+    assert journal.append(command, oid=2, events=events, at=T0) == 2
+    assert (journal.seq, journal.open_lines, journal.batch) == (3, 3, 0)
+
+
+def test_an_empty_batch_is_no_bytes_and_no_batch() -> None:
+    journal = Journal(HEADER)
+    assert journal.close_batch() == b""
+    assert journal.position == beginning(HEADER)
+
+
+def test_the_position_of_an_open_batch_is_the_end_of_the_one_before() -> None:
+    journal = Journal(HEADER)
+    journal.epoch(1, at=T0)
+    journal.close_batch()
+    position, mark = journal.position, journal.mark
+    journal.tick(at=T0)
+    assert journal.position == position
+    assert journal.mark == mark == Mark(2, position.offset, HEADER.lineage)
+
+
+# -- round trips of anything
+
+_names = st.text("abcXYZ019_.:-", min_size=1, max_size=36)
+_owners = st.integers(0, 999_999_999)
+_oids = st.integers(1, 10**12)
+_quantities = st.integers(1, 10**12)
+_prices = st.integers(0, 10**13 - 1)
+_signatures = st.just("") | st.text("0123456789abcdef", min_size=16, max_size=16)
+_reasons = st.sampled_from(CancelReason)
+
+
+@st.composite
+def _commands(draw: st.DrawFn) -> CommandRecord:
+    oid, owner = draw(_oids), draw(_owners)
+    new_order = st.builds(
+        NewOrder,
+        ticker=st.just("intc"),
+        owner=st.just(owner),
+        side=st.sampled_from(Side),
+        quantity=_quantities,
+        price=_prices,
+        stop=_prices,
+        client_id=st.just("") | _names,
+        tif=st.sampled_from(TimeInForce),
+        stp=st.sampled_from(SelfTrade),
+        post=st.booleans(),
+        peak=st.integers(0, 10**12),
+        cod=st.booleans(),
+    )
+    cancel = st.builds(
+        Cancel, ticker=st.just("intc"), owner=st.just(owner), oid=st.just(oid), reason=_reasons
+    )
+    amend = st.builds(
+        Amend,
+        ticker=st.just("intc"),
+        owner=st.just(owner),
+        oid=st.just(oid),
+        quantity=_quantities,
+        price=_prices,
+        stop=_prices,
+    )
+    phase = st.builds(
+        SetPhase,
+        ticker=st.just("intc"),
+        phase=st.sampled_from(Phase),
+        why=st.sampled_from(("", "no_space")),
+    )
+    key = st.builds(
+        RaiseKey, ticker=st.just("intc"), owner=_owners, generation=st.integers(0, 10**12 - 1)
+    )
+    everything = st.builds(CancelAll, ticker=st.just("intc"), owner=st.just(owner), reason=_reasons)
+    with_oid = st.builds(CommandRecord, st.just(oid), new_order | cancel | amend, _signatures)
+    without = st.builds(CommandRecord, st.just(0), everything | phase | key, _signatures)
+    return draw(with_oid | without)
+
+
+_events = (
+    st.builds(
+        Trade,
+        _oids,
+        _prices,
+        _quantities,
+        _owners,
+        _owners,
+        _oids,
+        _oids,
+        st.sampled_from((Side.BUY, Side.SELL, None)),
+    )
+    | st.builds(Canceled, _oids, st.integers(0, 10**12), _reasons)
+    | st.builds(Triggered, _oids)
+    | st.builds(Decremented, _oids, _quantities)
+    | st.builds(PhaseChanged, st.sampled_from(Phase))
+)
+_bodies = _commands() | _events | st.builds(Epoch, st.integers(1, 10**6)) | st.just(Tick())
+
+
+@given(_bodies, st.integers(0, 10**17))
+def test_any_record_is_read_as_it_was_written(body: Body, time: int) -> None:
+    line = f"{format_time(time)}: {format_body(body)}"
+    assert parse_line(line, ticker="intc") == (time, body)
+
+
+@given(st.lists(st.lists(st.integers(1, 10**6), min_size=1, max_size=5), max_size=6))
+def test_any_division_into_batches_is_read_as_it_was_written(batches: list[list[int]]) -> None:
+    journal = Journal(HEADER)
+    data = HEADER.encode()
+    positions = [journal.position]
+    for numbers in batches:
+        for number in numbers:
+            journal.epoch(number, at=T0)
+        data += journal.close_batch()
+        positions.append(journal.position)
+    found = list(read_batches(Memory(data), HEADER))
+    assert [batch.position for batch in found] == positions[1:]
+    assert [[record.body for record in batch.records()] for batch in found] == [
+        [Epoch(number) for number in numbers] for numbers in batches
+    ]
+
+
+def test_a_journal_goes_on_where_it_was_left() -> None:
+    texts = [("1:buy 1@99",), ("2:sell 1@99", "2:sell 5@101"), ("1:buy 5@101",)]
+    whole = written(*texts)
+    (first, _, _) = read_batches(Memory(whole), HEADER)
+    journal = Journal(HEADER, first.position, time=T0 + 10_000)
+    engine = Engine("intc")
+    engine.apply(parse("1:buy 1@99"), T0)
+    data = whole[: first.end_offset]
+    at = T0 + 10_000
+    for batch in texts[1:]:
+        for text in batch:
+            at += 10_000
+            command = parse(text)
+            events = engine.apply(command, at)
+            journal.append(command, oid=engine.next_oid - 1, events=events, at=at)
+        data += journal.close_batch()
+    assert data == whole
+
+
+# -- reading
+
+
+def test_a_follower_goes_on_from_its_position_up_to_the_durable_mark() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",), ("3:buy 3@99",))
+    ends = [batch.position for batch in read_batches(Memory(data), HEADER)]
+    growing = Memory(data[: ends[1].offset + 7])
+    first = list(read_batches(growing, HEADER, until=ends[0].offset))
+    assert [batch.number for batch in first] == [1]
+    second = list(read_batches(growing, HEADER, first[-1].position, until=ends[1].offset))
+    assert [batch.number for batch in second] == [2]
+    growing.data = data
+    third = list(read_batches(growing, HEADER, second[-1].position, until=ends[2].offset))
+    assert [batch.records()[0].seq for batch in third] == [5]
+    assert list(read_batches(growing, HEADER, third[-1].position, until=ends[2].offset)) == []
+
+
+def test_reading_holds_one_batch_whatever_the_size_of_the_file() -> None:
+    journal = Journal(HEADER)
+    parts = [HEADER.encode()]
+    for _ in range(300):
+        for _ in range(200):
+            journal.tick(at=T0)
+        parts.append(journal.close_batch())
+    source = Memory(b"".join(parts))
+    assert source.size() > 2_500_000
+    tracemalloc.start()
+    count = sum(1 for _ in read_batches(source, HEADER))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 300
+    assert peak < 1_500_000
+
+
+def test_a_batch_larger_than_one_read_is_read_whole() -> None:
+    journal = Journal(HEADER)
+    for _ in range(20_000):
+        journal.tick(at=T0)
+    source = Memory(HEADER.encode() + journal.close_batch())
+    (batch,) = read_batches(source, HEADER)
+    assert len(batch.lines) == 20_000
+    assert source.largest_read < source.size()
+
+
+def test_a_batch_knows_the_byte_of_each_line() -> None:
+    (batch,) = read_batches(Memory(EXAMPLE), HEADER)
+    for index, line in enumerate(batch.lines):
+        offset = batch.line_offset(index)
+        assert EXAMPLE[offset : offset + len(line)] == line.encode("ascii")
+
+
+def replace(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(old, new, 1)
+
+
+def resealed(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """Change a line and give it a right CRC again, as somebody with an editor and time would."""
+
+    def change(data: bytes) -> bytes:
+        found = [line for line in data.splitlines() if old in line]
+        text = found[0].rpartition(b" x=")[0].replace(old, new)
+        return data.replace(found[0], b"%b x=%08x" % (text, crc32(text, HEADER.salt)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "at_line", "reason"),
+    [
+        (replace(b"4@99.90", b"5@99.90"), 2, "the line is not what was written: its CRC differs"),
+        (replace(b"x=56e750a4", b"x=56E750A4"), 2, "its CRC differs"),
+        (replace(b"x=56e750a4", b"x=56e750a"), 2, "its CRC differs"),
+        (resealed(b"s=3 b=1", b"s=4 b=1"), 3, "expected s=3 b=1 here, found '1700000000.020000"),
+        (resealed(b"s=3 b=1", b"s=3 b=2"), 3, "expected s=3 b=1 here"),
+        (resealed(b"4@99.95", b"4@99.96"), 8, "the chain (h=) does not follow"),
+        (resealed(b"h=fc", b"h=fd"), 8, "the chain (h=) does not follow"),
+        (resealed(b"commit 7", b"commit 6"), 8, "expected commit 7 s=8 b=1 here, found 'commit 6"),
+        (lambda data: data[:-1], 8, "the journal ends within a line"),
+        (lambda data: data[: data.index(b"commit")], 8, "ends within a batch, before its commit"),
+        (
+            lambda data: data[: data.index(b"commit")] + b"\0" * 300_000,
+            8,
+            "no line ends within 300000 bytes",
+        ),
+    ],
+)
+def test_damage_is_told_with_the_byte_and_the_reason(
+    damage: Callable[[bytes], bytes], at_line: int, reason: str
+) -> None:
+    with pytest.raises(JournalDamaged) as caught:
+        list(read_batches(Memory(damage(EXAMPLE)), HEADER))
+    offset = len(b"".join(EXAMPLE.splitlines(keepends=True)[:at_line]))
+    assert str(caught.value).startswith(f"byte {offset}: ")
+    assert reason in caught.value.reason
+
+
+def test_a_journal_shorter_than_known_is_damaged() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",))
+    (first, second) = read_batches(Memory(data), HEADER)
+    short = Memory(data[: first.end_offset])
+    for follow in (
+        lambda: list(read_batches(short, HEADER, until=second.end_offset)),
+        lambda: list(read_batches(short, HEADER, second.position)),
+    ):
+        with pytest.raises(JournalDamaged) as caught:
+            follow()
+        assert caught.value.offset == first.end_offset
+        assert f"it was known to reach byte {second.end_offset}" in caught.value.reason
+
+
+def test_a_position_of_another_history_does_not_lead_on() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",))
+    (first, _) = read_batches(Memory(data), HEADER)
+    foreign = Position(first.last_seq, first.end_offset, first.number, "0" * 32)
+    with pytest.raises(JournalDamaged, match="the chain"):
+        list(read_batches(Memory(data), HEADER, foreign))
+
+
+def test_a_line_that_no_program_of_ours_writes_is_damage_at_its_byte() -> None:
+    journal = Journal(HEADER)
+    journal.epoch(1, at=T0)
+    (good,) = read_batches(Memory(HEADER.encode() + journal.close_batch()), HEADER)
+    strange = replace_fields(good, lines=list(good.lines))
+    strange.lines.append(f"{format_time(T0)}: sing")
+    with pytest.raises(JournalDamaged, match="no known form of line: 'sing'") as caught:
+        strange.records()
+    assert caught.value.offset == strange.line_offset(1)
+
+
+def sealed(text: bytes) -> bytes:
+    return b"%b x=%08x\n" % (text, crc32(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "reason"),
+    [
+        (b"", JournalDamaged, "does not begin with a whole header"),
+        (EXAMPLE[:50], JournalDamaged, "does not begin with a whole header"),
+        (EXAMPLE.replace(b"lot=1", b"lot=2"), JournalDamaged, "a whole header"),
+        (sealed(b"#EMTE 2 whatever"), UnknownJournal, "format 2; this program knows format 1"),
+        (sealed(b"#EMTE 1 whatever"), JournalDamaged, "has not the form of one"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_told(
+    line: bytes, error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        read_header(Memory(line))
+
+
+# -- where history ends
+
+
+def damaged_in_batch(number: int, data: bytes) -> bytes:
+    batches = list(read_batches(Memory(data), HEADER))
+    batch = batches[number - 1]
+    place = batch.offset + 20
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def test_a_bad_last_batch_is_a_torn_tail() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",), ("3:buy 3@99",))
+    history = History(Memory(damaged_in_batch(3, data)))
+    assert [batch.number for batch in history] == [1, 2]
+    assert history.torn is not None
+    assert history.torn.offset == history.end.offset
+
+
+def test_a_bad_batch_with_only_its_own_lines_behind_it_is_a_torn_tail() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99", "2:buy 3@99", "2:buy 4@99"))
+    history = History(Memory(damaged_in_batch(2, data)))
+    assert [batch.number for batch in history] == [1]
+    assert history.torn is not None
+
+
+def test_a_bad_batch_before_a_line_of_a_later_one_is_damaged_history() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",), ("3:buy 3@99",))
+    ends = [batch.end_offset for batch in read_batches(Memory(data), HEADER)]
+    torn_too = damaged_in_batch(2, data)[:-10]
+    with pytest.raises(JournalDamaged) as caught:
+        list(History(Memory(torn_too)))
+    assert caught.value.offset == ends[0]
+    assert caught.value.reason == (
+        "the line is not what was written: its CRC differs;"
+        f" a line of batch 3 at byte {ends[1]} proves that batch 2 was whole once"
+    )
+
+
+def test_a_later_line_is_found_behind_any_amount_of_garbage() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",), ("3:buy 3@99",))
+    first, second, _ = read_batches(Memory(data), HEADER)
+    for garbage in (b"", b"\0" * 600_000, b"\n" * 5000, b"x=1\n" * 80_000):
+        bad = data[: first.end_offset] + garbage + b"\n" + data[second.end_offset :]
+        with pytest.raises(JournalDamaged, match="a line of batch 3 at byte") as caught:
+            list(History(Memory(bad)))
+        assert f"at byte {first.end_offset + len(garbage) + 1} " in caught.value.reason
+
+
+def test_lines_of_another_journal_prove_nothing() -> None:
+    data = written(("1:buy 1@99",), ("2:buy 2@99",))
+    other = Journal(replace_fields(HEADER, salt=1))
+    foreign = b""
+    for number in range(1, 5):
+        other.epoch(number, at=T0)
+        foreign = other.close_batch()
+    history = History(Memory(data + foreign))
+    assert [batch.number for batch in history] == [1, 2]
+    assert history.torn is not None
+
+
+# -- marks
+
+
+def test_a_mark_is_64_bytes_that_a_person_reads() -> None:
+    data = Mark(7, 512, HEADER.lineage).encode()
+    assert data == b"7 512 9c1f0a44d2b7e683".ljust(63) + b"\n"
+    assert Mark.decode(data, "intc.durable") == Mark(7, 512, HEADER.lineage)
+
+
+def test_the_largest_mark_fits() -> None:
+    mark = Mark(10**18, 10**18, HEADER.lineage)
+    assert Mark.decode(mark.encode(), "intc.durable") == mark
+    assert len(mark.encode()) == 64
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64])
+def test_a_mark_that_was_never_written_is_none(data: bytes) -> None:
+    assert Mark.decode(data, "intc.durable") is None
+
+
+@pytest.mark.parametrize("data", [b"7 512", b"\0" * 63 + b"7", b"seven ".ljust(63) + b"\n"])
+def test_what_is_no_mark_is_damage(data: bytes) -> None:
+    with pytest.raises(JournalDamaged, match=r"intc\.durable does not hold a mark"):
+        Mark.decode(data, "intc.durable")
+
+
+# -- the command line
+
+
+@pytest.fixture
+def journal_file(tmp_path: Path) -> Path:
+    path = tmp_path / "intc.log"
+    path.write_bytes(EXAMPLE)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_verify_says_that_a_journal_is_sound(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "verify", journal_file)
+    assert (code, err) == (0, "")
+    assert out == (
+        f"sound: 8 records in 1 batches, {len(EXAMPLE)} bytes, h=fc127fd6ac991d3df78fa79608e66819\n"
+    )
+
+
+def test_verify_says_the_byte_and_the_reason(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal_file.write_bytes(EXAMPLE.replace(b"lot=1", b"lot=2"))
+    assert run(capsys, "verify", journal_file) == (
+        75,
+        "",
+        f"{journal_file}: byte 0: the file does not begin with a whole header (#EMTE …)\n",
+    )
+
+
+def sealed_by_hand(*batches: Iterable[str]) -> bytes:
+    """A journal with lines that `Journal` would not write, but sealed as it does."""
+    journal = Journal(HEADER)
+    data = HEADER.encode()
+    for batch_lines in batches:
+        for line in batch_lines:
+            journal._add(line)
+        data += journal.close_batch()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("batch_lines", "reason"),
+    [
+        (("1700000000.000000: [1] 1 buy 5@0.00/0",), "the line should read '1700000000.000000: [1"),
+        (("1700000000.000001: tick", "1700000000.000000: tick"), "time goes back here"),
+        (("1700000000.000000: sleep",), "no known form of line: 'sleep'"),
+    ],
+)
+def test_verify_finds_what_is_sealed_but_not_of_the_form(
+    batch_lines: Sequence[str],
+    reason: str,
+    journal_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal_file.write_bytes(sealed_by_hand(batch_lines))
+    code, _, err = run(capsys, "verify", journal_file)
+    assert code == 75
+    assert reason in err
+
+
+def test_verify_refuses_a_torn_tail_that_may_have_been_promised(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal_file.write_bytes(EXAMPLE + b"1700000000.0600")
+    code, _, err = run(capsys, "verify", journal_file)
+    assert code == 75
+    assert f"byte {len(EXAMPLE)}: the journal ends within a line; batch 2 is torn, and" in err
+    assert "intc.durable" in err
+
+
+def test_verify_accepts_a_torn_tail_that_the_durable_mark_shows_to_be_unpromised(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal_file.write_bytes(EXAMPLE + b"1700000000.0600")
+    mark = Mark(8, len(EXAMPLE), HEADER.lineage)
+    journal_file.with_suffix(".durable").write_bytes(mark.encode())
+    code, out, err = run(capsys, "verify", journal_file)
+    assert (code, err) == (0, "")
+    assert f"torn from byte {len(EXAMPLE)}: the journal ends within a line; never promised" in out
+    assert journal_file.read_bytes() == EXAMPLE + b"1700000000.0600"
+
+
+@pytest.mark.parametrize("name", ["durable", "settled"])
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        (Mark(9, len(EXAMPLE), HEADER.lineage), "saw it reach record 9 at byte"),
+        (Mark(8, len(EXAMPLE) + 1, HEADER.lineage), "saw it reach record 8 at byte"),
+        (Mark(8, len(EXAMPLE), "0" * 16), f"is of lineage {HEADER.lineage}; intc."),
+    ],
+)
+def test_verify_refuses_a_journal_that_is_not_what_a_mark_saw(
+    name: str,
+    mark: Mark,
+    reason: str,
+    journal_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal_file.with_suffix(f".{name}").write_bytes(mark.encode())
+    code, _, err = run(capsys, "verify", journal_file)
+    assert code == 75
+    assert reason in err
+    assert f"intc.{name}" in err
+
+
+def test_cat_prints_every_record_behind_its_number(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "cat", journal_file)
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "1 1700000000.010000: epoch 1",
+        "2 1700000000.020000: [1] 3 sell 4@99.90/0",
+    ]
+    assert len(out.splitlines()) == 7
+
+
+def test_cat_prints_what_is_sound_and_then_says_what_is_not(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal_file.write_bytes(EXAMPLE + b"torn")
+    code, out, err = run(capsys, "cat", journal_file)
+    assert (code, len(out.splitlines())) == (75, 7)
+    assert f"byte {len(EXAMPLE)}: the journal ends within a line" in err
+
+
+def test_stat_summarises(journal_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "stat", journal_file)
+    assert code == 0
+    assert out == (
+        "product   intc: tick 0.01, lot 1, reference 100.00, rules 1\n"
+        "lineage   9c1f0a44d2b7e683\n"
+        f"records   8 in 1 batches, {len(EXAMPLE)} bytes\n"
+        "  buy          3\n"
+        "  epoch        1\n"
+        "  match        1\n"
+        "  sell         2\n"
+        "traded    4 for 399.60\n"
+        "time      1700000000.010000 to 1700000000.050000\n"
+        "chain     fc127fd6ac991d3df78fa79608e66819\n"
+    )
+
+
+def test_another_format_is_exit_code_78(
+    journal_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal_file.write_bytes(sealed(b"#EMTE 2 whatever"))
+    code, _, err = run(capsys, "verify", journal_file)
+    assert (code, err) == (
+        78,
+        f"{journal_file}: journal format 2; this program knows format 1\n",
+    )
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "verify", tmp_path / "none.log")
+    assert (code, err) == (2, f"{tmp_path / 'none.log'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("verify",), ("mend", "intc.log")])
+def test_wrong_usage_is_exit_code_2(
+    arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m matching.journal" in capsys.readouterr().err
