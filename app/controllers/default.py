@@ -1,0 +1,300 @@
+"""The pages of 2010: index, about, products, edit_product, trade, pandl, error.
+
+Prices and money leave here as decimal text, times as RFC 3339: the JSON of a page is what it shows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.controllers.base import (
+    Answer,
+    Audience,
+    Platform,
+    Problem,
+    Redirect,
+    Request,
+    Result,
+    expose,
+)
+from app.controllers.markets import Quote
+from app.controllers.orders import new_order_id
+from app.models import portfolio
+from app.models import products as catalog
+from app.models.accounts import User
+from app.models.db import DAL, Invalid, now
+from app.models.portfolio import OpenOrder, ProfitAndLoss, TradeRow
+from app.models.products import Product
+from matching.marketdata import format_time
+from matching.order import format_price
+
+PRODUCT_FIELDS = (
+    "name",
+    "description",
+    "unit_price",
+    "tick",
+    "lot",
+    "port",
+    "post_url",
+    "quote_url",
+    "ws_url",
+    "active",
+    "allow_short",
+)
+
+NEW_PRODUCT = {"tick": "0.01", "lot": "1", "active": "on", "allow_short": "on"}
+"""What the form of a new product begins with."""
+
+PERCENT = 100 * 100
+"""Hundredths of a percent in one."""
+
+
+@expose(Audience.EVERYONE, view="default/index.html", table="products")
+async def index(request: Request) -> Result:
+    """What EMTE is, and its markets at this moment."""
+    listed = await request.platform.transactions.read(catalog.every, active_only=True)
+    return {"products": [_row(request.platform, product) for product in listed]}
+
+
+@expose(Audience.EVERYONE, view="default/about.html")
+async def about(request: Request) -> Result:
+    """How it works, and how a program trades here."""
+    return {}
+
+
+@expose(Audience.EVERYONE, view="default/error.html")
+async def error(request: Request) -> Result:
+    """Every address that is no page."""
+    raise Problem(404, "not_found", f"There is no page {request.path[:80]}")
+
+
+@expose(
+    Audience.TRADERS,
+    view="default/products.html",
+    methods=("GET", "POST"),
+    fields=PRODUCT_FIELDS,
+    table="products",
+)
+async def products(request: Request) -> Result:
+    """What can be traded; managers also register new products here."""
+    form: Mapping[str, str] = NEW_PRODUCT
+    errors: dict[str, str] = {}
+    if request.method == "POST":
+        try:
+            product = await _register(request)
+        except Invalid as invalid:
+            form, errors = request.form, invalid.errors
+        else:
+            request.platform.markets.changed()
+            message = f"{product.name} is registered: now start its matching server"
+            return Redirect(f"/default/edit_product/{product.id}", message)
+    is_manager = request.trader.manager
+    listed = await request.platform.transactions.read(catalog.every, active_only=not is_manager)
+    rows = [_row(request.platform, product) for product in listed]
+    values: dict[str, Any] = {"products": rows, "is_manager": is_manager}
+    if is_manager:
+        values |= {"form": dict(form), "errors": errors}
+    return Answer(400, values) if errors else values
+
+
+async def _register(request: Request) -> Product:
+    _require_manager(request.trader)
+    form = catalog.validate(request.form)
+    write = request.platform.transactions.write
+    return await write(catalog.register, form, by=request.trader, at=now())
+
+
+def _require_manager(user: User) -> None:
+    if not user.manager:
+        raise Problem(403, "managers_only", "Only managers may register products")
+
+
+@expose(
+    Audience.MANAGERS,
+    view="default/edit_product.html",
+    methods=("GET", "POST"),
+    fields=PRODUCT_FIELDS,
+)
+async def edit_product(request: Request, key: int) -> Result:
+    """The form of a product, and the line that starts its matching server."""
+    transactions = request.platform.transactions
+    product = _known(await transactions.read(catalog.get, key), key)
+    form, errors = _product_form(product), {}
+    if request.method == "POST":
+        try:
+            changed = catalog.validate(request.form)
+            await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
+        except Invalid as invalid:
+            form, errors = dict(request.form), invalid.errors
+        else:
+            request.platform.markets.changed()
+            return Redirect(f"/default/edit_product/{key}", f"{changed.name} is changed")
+    values = {
+        **_row(request.platform, product),
+        "command_line": catalog.command_line(product),
+        "form": form,
+        "errors": errors,
+    }
+    return Answer(400, values) if errors else values
+
+
+@expose(Audience.TRADERS, view="default/trade.html")
+def trade(db: DAL, request: Request, key: int) -> Result:
+    """The canvas and the plain order form; all else on it comes by the live feed."""
+    product = _known(catalog.get(db, key), key)
+    if not product.active:
+        raise Problem(404, "not_found", f"{product.name} is not traded at present")
+    owner = request.trader.id
+    page = {
+        "product": product.id,
+        "name": product.description or product.name,
+        "ticker": product.name,
+        "tick": product.tick,
+        "lot": product.lot,
+        "reference": product.unit_price,
+        "owner": owner,
+        "xsrf": request.xsrf,
+    }
+    orders = [_open_order(order) for order in portfolio.open_orders(db, owner, product.name)]
+    return {"page": page, "orders": orders, "order_id": new_order_id()}
+
+
+@expose(Audience.TRADERS, view="default/pandl.html", table="rows")
+async def pandl(request: Request, key: int) -> Result:
+    """What the trader's trades in one product came to, valued at the last price."""
+    transactions = request.platform.transactions
+    product = _known(await transactions.read(catalog.get, key), key)
+    market = request.platform.markets.get(key)
+    last = market.quote().last if market else None
+    return await transactions.read(_pandl, request.trader.id, product, last)
+
+
+def _pandl(db: DAL, owner: int, product: Product, last: int | None) -> dict[str, Any]:
+    if last is None:
+        last = portfolio.last_price(db, product.name) or product.unit_price
+    result = portfolio.pandl(db, owner, product, last=last)
+    return {
+        "product": product.id,
+        "ticker": product.name,
+        "as_of": result.as_of,
+        **_cash(result),
+        "shares": result.shares,
+        "last": format_price(last),
+        "amount_spent": format_price(result.amount_spent),
+        "realised": format_price(result.realised),
+        "unrealised": format_price(result.unrealised),
+        "equity": format_price(result.equity),
+        "rows": [_trade_row(row) for row in result.rows],
+        "now": _trade_row(result.now),
+    }
+
+
+def _cash(result: ProfitAndLoss) -> dict[str, Any]:
+    cash = result.cash
+    return {
+        "actual_cash": format_price(cash.actual),
+        "cash_available": format_price(cash.available),
+        "tied_up": {
+            "open_buys": format_price(cash.open_buys),
+            "short_orders": format_price(cash.short_orders),
+            "short_positions": format_price(cash.short_positions),
+            "intents": format_price(cash.intents),
+        },
+    }
+
+
+def _trade_row(row: TradeRow) -> dict[str, Any]:
+    return {
+        "time": None if row.time is None else format_time(row.time),
+        "quantity_buy": row.quantity_buy,
+        "quantity_sell": row.quantity_sell,
+        "price": format_price(row.price),
+        "total_shares": row.total_shares,
+        "balance": format_price(row.balance),
+    }
+
+
+def _open_order(order: OpenOrder) -> dict[str, Any]:
+    return {
+        "oid": order.oid,
+        "side": order.side,
+        "quantity": order.quantity,
+        "filled": order.filled,
+        "price": format_price(order.price) if order.price else None,
+        "stop": format_price(order.stop) if order.stop else None,
+    }
+
+
+def _known(product: Product | None, key: int) -> Product:
+    if product is None:
+        raise Problem(404, "not_found", f"There is no product {key}")
+    return product
+
+
+def _row(platform: Platform, product: Product) -> dict[str, Any]:
+    """A line of the list of products: what it is, and its market at this moment."""
+    market = platform.markets.get(product.id)
+    quote = market.quote() if market else None
+    return {
+        "id": product.id,
+        "ticker": product.name,
+        "description": product.description,
+        "reference": format_price(product.unit_price),
+        **_quote(quote),
+        "state": _state(product, quote),
+    }
+
+
+def _quote(quote: Quote | None) -> dict[str, Any]:
+    if quote is None:
+        nothing = dict.fromkeys(("last", "bid", "ask", "spread", "change", "change_percent"))
+        return {**nothing, "volume": 0, "recent": []}
+    change = None if quote.last is None else quote.last - quote.reference
+    spread = None if quote.bid is None or quote.ask is None else quote.ask - quote.bid
+    return {
+        "last": _price(quote.last),
+        "bid": _price(quote.bid),
+        "ask": _price(quote.ask),
+        "spread": _price(spread),
+        "change": _price(change),
+        "change_percent": None if change is None else _percent(change, quote.reference),
+        "volume": quote.volume,
+        "recent": [format_price(price) for price in quote.recent],
+    }
+
+
+def _price(price: int | None) -> str | None:
+    return None if price is None else format_price(price)
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share in percent, two decimals, half away from zero.
+
+    >>> _percent(184, 10_000), _percent(-1, 3)
+    ('1.84', '-33.33')
+    """
+    hundredths = (2 * abs(part) * PERCENT + whole) // (2 * whole)
+    sign = "-" if part < 0 and hundredths else ""
+    return f"{sign}{hundredths // 100}.{hundredths % 100:02d}"
+
+
+def _state(product: Product, quote: Quote | None) -> str:
+    """The phase of a market that is there; else `away`, or `inactive` where nobody looks for it."""
+    if not product.active:
+        return "inactive"
+    return quote.phase if quote is not None and quote.is_live else "away"
+
+
+def _product_form(product: Product) -> dict[str, str]:
+    form = {
+        "name": product.name,
+        "description": product.description,
+        "unit_price": format_price(product.unit_price),
+        "tick": format_price(product.tick),
+        "lot": str(product.lot),
+        "port": "",
+        "post_url": product.post_url,
+        "quote_url": product.quote_url,
+        "ws_url": product.ws_url,
+    }
+    boxes = {"active": product.active, "allow_short": product.allow_short}
+    return form | {name: "on" for name, is_checked in boxes.items() if is_checked}

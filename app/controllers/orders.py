@@ -1,0 +1,362 @@
+"""Orders: from a form to the matching server, and never twice (R17, PROTOCOL §4).
+
+The way of an order, each step in a transaction of its own and no wait inside one:
+
+    reserve     the cash it may cost is checked, and stored beside its browser-made id
+    send        over the trading line, as the logged-in owner, with `ts` and `id`
+    note        accepted with its oid, or rejected: then the cash is free again
+
+A second request with the same id gets what became of the first, and sends nothing. An order whose
+answer was lost is *unknown* (202): its cash stays reserved until the reconciler, which asks the
+matching server and the database, knows. It also takes up what a stopped web server left behind.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar, assert_never
+
+from app.controllers.base import (
+    HOME,
+    Answer,
+    Audience,
+    Platform,
+    Problem,
+    Redirect,
+    Request,
+    Result,
+    expose,
+)
+from app.controllers.markets import Market
+from app.models import intents
+from app.models.db import DatabaseAway, now
+from app.models.intents import Intent, State
+from matching import protocol
+from matching.client import Away, Refused, Unanswered
+from matching.order import (
+    Cancel,
+    CancelAll,
+    SelfTrade,
+    Side,
+    TimeInForce,
+    parse_price,
+)
+
+RECONCILE_SECONDS = 5.0
+
+ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp")
+DELETE_FIELDS = ("product", "oid")
+
+ORDER_ID = re.compile(r"web-[A-Za-z0-9_.:-]{1,32}", re.ASCII)
+"""The platform's client ids begin `web-` (PROTOCOL §4)."""
+
+STATUS_OF_CODE = {
+    "bad_syntax": 400,
+    "bad_request": 400,
+    "not_owner": 403,
+    "venue_only": 403,
+    "unknown_ticker": 404,
+    "too_large": 413,
+    "throttled": 429,
+    # To the matching server it is we who signed: the trader can only come back later.
+    "bad_signature": 503,
+    "stale_timestamp": 503,
+    "busy": 503,
+    "no_space": 503,
+    "not_ready": 503,
+}
+"""PROTOCOL §3's status of a code; 422 for all others."""
+
+E = TypeVar("E", Side, TimeInForce, SelfTrade)
+
+log = logging.getLogger("webserver")
+
+
+def new_order_id() -> str:
+    """An id for an order form, made where the form is made, so that sending it twice is once."""
+    return f"web-{secrets.token_hex(10)}"
+
+
+@expose(Audience.TRADERS, methods=("POST",), fields=ORDER_FIELDS)
+async def order(request: Request) -> Result:
+    """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp → the order."""
+    return await _tell(request, _place(request))
+
+
+@expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
+async def delete(request: Request) -> Result:
+    """product, oid (or `all`): cancel the caller's order."""
+    return await _tell(request, _cancel(request))
+
+
+# -- the answer, to scripts and to plain forms
+
+
+async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
+    """The answer as it is to who asked for JSON; else as a sentence on the trade page."""
+    if request.wants_json:
+        return await work
+    product = request.form.get("product", "")
+    back = f"/default/trade/{product}" if re.fullmatch("[0-9]{1,18}", product) else HOME
+    try:
+        answer = await work
+    except Problem as problem:
+        return Redirect(back, problem.message, is_error=True)
+    return Redirect(back, _sentence(answer.values))
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    if answer.get("unknown"):
+        return str(answer["message"])
+    if "oid" not in answer:
+        canceled = [event for event in answer["events"] if event["event"] == "canceled"]
+        return f"{len(canceled)} orders canceled"
+    status = answer["status"].replace("_", " ")
+    return (
+        f"Order #{answer['oid']}: {status}, {answer['filled']} filled, {answer['remaining']} open"
+    )
+
+
+# -- placing an order
+
+
+async def _place(request: Request) -> Answer:
+    market = _market(request)
+    owner = request.trader.id
+    wanted = read_order(request.form)
+    key = (owner, wanted)
+    on_its_way = market.being_sent.get(key)
+    if on_its_way is None:
+        on_its_way = asyncio.ensure_future(
+            _reserve_and_send(request.platform, market, owner, wanted)
+        )
+        market.being_sent[key] = on_its_way
+        on_its_way.add_done_callback(lambda _: market.being_sent.pop(key))
+    # Shielded: what one request began goes on when its browser goes away, for the other one.
+    return await asyncio.shield(on_its_way)
+
+
+def _market(request: Request) -> Market:
+    product = request.form.get("product", "")
+    market = None
+    if re.fullmatch("[0-9]{1,18}", product, re.ASCII):
+        market = request.platform.markets.get(int(product))
+    if market is None:
+        message = f"There is no product {product[:40]!r} to trade"
+        raise Problem(404, "unknown_ticker", message)
+    return market
+
+
+def read_order(form: Mapping[str, str]) -> intents.Request:
+    """The order that a form asks for; Problem with a sentence for what is written wrong.
+
+    Only the writing is checked here: the matching server knows the rules.
+    """
+    if not re.fullmatch("[0-9]{1,12}", form.get("quantity", "").strip(), re.ASCII):
+        raise _bad_form("Quantity is a whole number of shares")
+    client_id = form.get("id") or new_order_id()
+    if not ORDER_ID.fullmatch(client_id):
+        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
+    return intents.Request(
+        side=_choice(Side, form.get("type", ""), "type"),
+        quantity=int(form["quantity"]),
+        price=_price(form.get("price", ""), "Price"),
+        stop=_price(form.get("stop", ""), "Stop"),
+        client_id=client_id,
+        tif=_choice(TimeInForce, form.get("tif") or TimeInForce.GTC, "tif"),
+        stp=_choice(SelfTrade, form.get("stp") or SelfTrade.TAKER, "stp"),
+    )
+
+
+def _bad_form(message: str) -> Problem:
+    return Problem(400, "bad_request", message)
+
+
+def _choice(choices: type[E], text: str, name: str) -> E:
+    try:
+        return choices(text)
+    except ValueError as error:
+        raise _bad_form(f"{name} is one of {', '.join(choices)}") from error
+
+
+def _price(text: str, name: str) -> int:
+    try:
+        return parse_price(text.strip() or "0")
+    except ValueError as error:
+        raise _bad_form(f"{name}: {error}") from error
+
+
+async def _reserve_and_send(
+    platform: Platform, market: Market, owner: int, wanted: intents.Request
+) -> Answer:
+    transactions = platform.transactions
+    if not market.can_trade:
+        known = await transactions.read(intents.get, owner, market.ticker, wanted.client_id)
+        if known is not None:
+            return await _what_became(market, known)
+        raise _away(market)
+    try:
+        intent = await transactions.write(
+            intents.reserve,
+            owner,
+            market.product,
+            wanted,
+            bids=market.levels(Side.BUY),
+            asks=market.levels(Side.SELL),
+            last=market.quote().value,
+            ts=market.trading.clock.now_ms(),
+            at=now(),
+        )
+    except intents.Refused as refused:
+        raise Problem(422, refused.code, str(refused), rule=refused.rule) from refused
+    if not intent.fresh:
+        return await _what_became(market, intent)
+    return await _send(platform, market, intent)
+
+
+async def _send(platform: Platform, market: Market, intent: Intent) -> Answer:
+    """Send a fresh intent's command and note the outcome; the one place that sends an order."""
+    try:
+        answer = await market.trading.send(protocol.format(intent.command))
+    except Refused as refused:
+        problem = _problem(refused)
+        await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
+        raise problem from refused
+    except Away as away:
+        problem = _away(market)
+        await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
+        raise problem from away
+    except Unanswered:
+        await _note(platform, intents.unknown, intent)
+        return _unknown(market, intent)
+    await _note(platform, intents.accepted, intent, oid=answer["oid"])
+    return Answer(200, _shown(answer))
+
+
+async def _note(
+    platform: Platform, change: Callable[..., None], intent: Intent, **what: Any
+) -> None:
+    """Store an outcome. If the database is away the reconciler finds it out again, later."""
+    try:
+        await platform.transactions.write(change, intent.id, at=now(), **what)
+    except DatabaseAway as away:
+        log.warning("order %s of owner %d: %s", intent.client_id, intent.owner, away)
+
+
+async def _what_became(market: Market, intent: Intent) -> Answer:
+    """The answer to an order that was sent before, or is on its way from elsewhere."""
+    match intent.state:
+        case State.ACCEPTED | State.JOURNALED:
+            try:
+                found = await market.trading.find(oid=intent.oid, owner=intent.owner)
+            except (Away, Unanswered, Refused):
+                return _unknown(market, intent)
+            events = [{"event": "duplicate", "oid": intent.oid}]
+            return Answer(200, _shown({**found["order"], "events": events}))
+        case State.REJECTED:
+            raise Problem(STATUS_OF_CODE.get(intent.code, 422), intent.code, intent.message)
+        case State.NEVER:
+            message = "This order never reached the exchange, and its cash is free again"
+            raise Problem(503, "not_ready", message)
+        case State.RESERVED | State.UNKNOWN:
+            return _unknown(market, intent)
+    assert_never(intent.state)
+
+
+def _shown(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a matching server's answer goes to the browser."""
+    names = ("seq", "oid", "status", "filled", "remaining", "events")
+    return {name: answer[name] for name in names if name in answer}
+
+
+def _problem(refused: Refused) -> Problem:
+    """A matching server's no, with its code and sentence."""
+    status = STATUS_OF_CODE.get(refused.code, 422)
+    return Problem(status, refused.code, refused.message, rule=refused.rule)
+
+
+def _away(market: Market) -> Problem:
+    message = f"The exchange of {market.ticker} is away; nothing was sent. Try again soon"
+    return Problem(503, "not_ready", message, retry_after=2)
+
+
+def _unknown(market: Market, intent: Intent) -> Answer:
+    message = (
+        f"The connection to the exchange of {market.ticker} was lost before it answered:"
+        " whether the order is in is being checked"
+    )
+    return Answer(202, {"unknown": True, "id": intent.client_id, "message": message})
+
+
+# -- canceling
+
+
+async def _cancel(request: Request) -> Answer:
+    market = _market(request)
+    oid, owner = request.form.get("oid", ""), request.trader.id
+    ts = market.trading.clock.now_ms()
+    command: Cancel | CancelAll
+    if oid == "all":
+        command = CancelAll(ticker=market.ticker, owner=owner, ts=ts)
+    elif re.fullmatch("[0-9]{1,12}", oid, re.ASCII):
+        command = Cancel(ticker=market.ticker, owner=owner, oid=int(oid), ts=ts)
+    else:
+        raise _bad_form("oid is an order's number, or all")
+    try:
+        return Answer(200, _shown(await market.trading.send(protocol.format(command))))
+    except Refused as refused:
+        raise _problem(refused) from refused
+    except Away as away:
+        raise _away(market) from away
+    except Unanswered:
+        message = (
+            f"The connection to the exchange of {market.ticker} was lost before it answered:"
+            " your open orders will tell; to cancel once more does no harm"
+        )
+        return Answer(202, {"unknown": True, "message": message})
+
+
+# -- the reconciler
+
+
+async def keep_reconciling(platform: Platform) -> None:
+    """Find out what became of orders without an outcome, now and every 5 s, until cancelled."""
+    while True:
+        try:
+            await reconcile(platform)
+        except DatabaseAway as away:
+            log.warning("reconciler: %s", away)
+        await asyncio.sleep(RECONCILE_SECONDS)
+
+
+async def reconcile(platform: Platform) -> None:
+    """Ask each live matching server about the orders of which nobody knows whether they are in."""
+    for intent in await platform.transactions.read(intents.unresolved, older_than=now()):
+        market = platform.markets.find(intent.ticker)
+        if market is None or not market.can_trade:
+            continue
+        if not market.is_sending(intent.owner, intent.client_id):
+            await _resolve(platform, market, intent)
+
+
+async def _resolve(platform: Platform, market: Market, intent: Intent) -> None:
+    asked_at = market.trading.clock.now_ms() * 1000
+    try:
+        found = await market.trading.find(client_id=intent.client_id, owner=intent.owner)
+        oid, seq = found["order"]["oid"], found["seq"]
+    except Refused as refused:
+        if refused.code != "order_not_found":
+            return
+        oid, seq = None, refused.answer["seq"]
+    except (Away, Unanswered):
+        return
+    state = await platform.transactions.write(
+        intents.resolve, intent, found_oid=oid, seq=seq, asked_at=asked_at, at=now()
+    )
+    if state in (State.ACCEPTED, State.NEVER):
+        log.info("order %s of owner %d: %s", intent.client_id, intent.owner, state)
+        market.tell_owner(
+            intent.owner, {"type": "intent", "id": intent.client_id, "state": state, "oid": oid}
+        )
