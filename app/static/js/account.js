@@ -1,0 +1,81 @@
+// The trader's account strip: position, profit and cash, as the database has them by the journal.
+//
+// It is asked every two seconds, and soon after each change of an own order: log2db needs a moment
+// to bring the journal's last records into the database.
+
+import { formatMoney, formatQuantity, parseMoney } from "./prices.js";
+
+const EVERY_MS = 2_000;
+const SOON_MS = [120, 500];
+
+export class Account {
+  #url;
+  #cells;
+  #asking = false;
+  #again = false;
+
+  /** The newest answer, or null: { as_of, shares, actual_cash, … } as /default/pandl.json has it. */
+  state = null;
+
+  /** `cells` names the elements: position, pandl, actual, available. */
+  constructor({ product, cells }) {
+    this.#url = `/default/pandl.json/${product}`;
+    this.#cells = cells;
+  }
+
+  start() {
+    setInterval(() => {
+      if (document.visibilityState === "visible") this.refresh();
+    }, EVERY_MS);
+    this.refresh();
+  }
+
+  refreshSoon() {
+    for (const wait of SOON_MS) setTimeout(() => this.refresh(), wait);
+  }
+
+  async refresh() {
+    if (this.#asking) {
+      this.#again = true;
+      return;
+    }
+    this.#asking = true;
+    try {
+      const response = await fetch(this.#url, { headers: { Accept: "application/json" } });
+      if (response.ok && !response.redirected) this.#show(await response.json());
+    } catch (error) {
+      // The line's state tells that the server is away; what was known stays on the screen.
+      if (!(error instanceof TypeError)) throw error;
+    } finally {
+      this.#asking = false;
+    }
+    if (this.#again) {
+      this.#again = false;
+      this.refresh();
+    }
+  }
+
+  #show(state) {
+    this.state = state;
+    const unrealised = parseMoney(state.unrealised);
+    const realised = parseMoney(state.realised);
+    const profit = unrealised + realised;
+    this.#write("position", formatQuantity(state.shares), toneOf(state.shares));
+    this.#write("pandl", formatMoney(profit, { sign: true }), toneOf(profit));
+    this.#write("actual", formatMoney(parseMoney(state.actual_cash)));
+    this.#write("available", formatMoney(parseMoney(state.cash_available)));
+    this.#cells.pandl.title =
+      `unrealised ${formatMoney(unrealised, { sign: true })}, ` +
+      `realised ${formatMoney(realised, { sign: true })}, as of seq ${state.as_of}`;
+  }
+
+  #write(name, text, tone = "") {
+    const cell = this.#cells[name];
+    if (cell.textContent !== text) cell.textContent = text;
+    if (cell.className !== tone) cell.className = tone;
+  }
+}
+
+function toneOf(amount) {
+  return amount > 0 ? "up" : amount < 0 ? "down" : "";
+}

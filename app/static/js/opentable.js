@@ -1,0 +1,91 @@
+// The table of the trader's own open orders, each with its cancel button.
+
+import { kindOfOrder } from "./kinds.js";
+import { formatPrice, formatQuantity } from "./prices.js";
+
+export class OpenTable {
+  #body;
+  #count;
+  #cancelAll;
+  #rows = new Map();
+
+  /** `onCancel(oid)` gets a row's oid, or "all". */
+  constructor({ body, count, cancelAll, onCancel }) {
+    this.#body = body;
+    this.#count = count;
+    this.#cancelAll = cancelAll;
+    body.addEventListener("click", (event) => this.#clicked(event, onCancel));
+    cancelAll.addEventListener("click", (event) => {
+      event.preventDefault();
+      onCancel("all");
+    });
+  }
+
+  show(orders) {
+    const open = new Set(orders.map((order) => order.oid));
+    for (const [oid, row] of this.#rows) {
+      if (!open.has(oid)) {
+        row.remove();
+        this.#rows.delete(oid);
+      }
+    }
+    if (this.#rows.size === 0) this.#body.replaceChildren();
+    for (const order of orders) this.#showOne(order);
+    if (orders.length === 0) this.#body.append(emptyRow());
+    this.#count.textContent = orders.length ? String(orders.length) : "";
+    this.#cancelAll.hidden = orders.length === 0;
+  }
+
+  #showOne(order) {
+    let row = this.#rows.get(order.oid);
+    if (!row) {
+      row = document.createElement("tr");
+      row.dataset.oid = order.oid;
+      this.#rows.set(order.oid, row);
+      this.#body.prepend(row);
+    }
+    const kind = kindOfOrder(order);
+    const cells = [
+      ["oid dim", `#${order.oid}`],
+      [order.side, `${order.side} ${kind.name}`],
+      ["number", formatQuantity(order.quantity)],
+      ["number", formatQuantity(order.filled)],
+      ["number", order.price ? formatPrice(order.price) : "market"],
+      ["number", order.stop && order.status === "pending_stop" ? formatPrice(order.stop) : "–"],
+      ["tif dim", order.tif],
+    ];
+    cells.forEach(([className, text], index) => {
+      const cell = row.cells[index] ?? row.insertCell();
+      if (cell.className !== className) cell.className = className;
+      if (cell.textContent !== text) cell.textContent = text;
+    });
+    row.classList.toggle("partial", order.filled > 0);
+    row.cells[2].dataset.filled = formatQuantity(order.filled);
+    if (row.cells.length === cells.length) row.insertCell().append(cancelButton(order));
+  }
+
+  #clicked(event, onCancel) {
+    const button = event.target.closest("button");
+    if (!button) return;
+    event.preventDefault();
+    onCancel(Number(button.closest("tr").dataset.oid));
+  }
+}
+
+function cancelButton(order) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "button quiet small";
+  button.textContent = "Cancel";
+  button.setAttribute("aria-label", `Cancel order ${order.oid}`);
+  return button;
+}
+
+function emptyRow() {
+  const row = document.createElement("tr");
+  const cell = row.insertCell();
+  cell.colSpan = 8;
+  cell.className = "empty";
+  cell.textContent = "No open orders. A click on the chart, or the ticket, makes one.";
+  return row;
+}

@@ -1,0 +1,110 @@
+// The trader's own open orders in one product, and the way to place and cancel them.
+//
+// What is open is told by the feed alone (`orders`, then `order` for every change); the answers to
+// what this page posts say what became of one request. Each order carries an id that is made here,
+// so that one whose answer got lost can be found again, and is never sent twice.
+
+import { formatPrice, parsePrice } from "./prices.js";
+
+const ANSWER_MS = 10_000;
+
+export class Orders {
+  #product;
+  #xsrf;
+  #open = new Map();
+  #unknown = new Map(); // id -> order: sent, and no answer came
+
+  constructor({ product, xsrf }) {
+    this.#product = product;
+    this.#xsrf = xsrf;
+  }
+
+  /** Own open orders, the oldest first, prices in ten-thousandths (0: market, no stop). */
+  get open() {
+    return [...this.#open.values()];
+  }
+
+  get unknown() {
+    return [...this.#unknown.values()];
+  }
+
+  load(message) {
+    this.#open.clear();
+    for (const order of message.orders) this.#keep(order);
+  }
+
+  /** Takes one change in; the order as it is now, and whether this page had lost sight of it. */
+  change(message) {
+    const found = this.#unknown.delete(message.order.id);
+    return { order: this.#keep(message.order), found };
+  }
+
+  /** What became of an order whose answer got lost; null if this page does not wait for it. */
+  resolve({ id }) {
+    const order = this.#unknown.get(id) ?? null;
+    this.#unknown.delete(id);
+    return order;
+  }
+
+  /** Posts an order { side, quantity, price, stop, tif, stp }: its answer, `{ error }` with a
+   *  sentence, or `{ unknown }` if nobody can say yet what became of it. */
+  async place({ side, quantity, price, stop, tif = "gtc", stp = "" }) {
+    const id = newId();
+    const fields = { type: side, quantity, id, tif, price: text(price), stop: text(stop) };
+    if (stp) fields.stp = stp;
+    const answer = await this.#post("/default/order", fields);
+    if (answer.unknown) this.#unknown.set(id, { id, side, quantity, price, stop });
+    return { ...answer, id };
+  }
+
+  /** Cancels one order by its oid, or `"all"`. */
+  cancel(oid) {
+    return this.#post("/default/delete", { oid });
+  }
+
+  async #post(url, fields) {
+    const body = new URLSearchParams({ ...fields, product: this.#product, _xsrf: this.#xsrf });
+    try {
+      const response = await fetch(url, {
+        method: "POST",
+        body,
+        headers: { Accept: "application/json" },
+        signal: AbortSignal.timeout(ANSWER_MS),
+      });
+      if (response.redirected) return refusal("You are logged out; log in again to trade.");
+      return await response.json();
+    } catch {
+      return { unknown: true, message: "No answer came back: what became of it is being checked." };
+    }
+  }
+
+  #keep(data) {
+    const order = { ...data, price: value(data.price), stop: value(data.stop) };
+    const over = order.status === "filled" || order.status === "canceled";
+    if (over) this.#open.delete(order.oid);
+    else this.#open.set(order.oid, order);
+    return order;
+  }
+}
+
+/** The sentence of a refusal, with the rule that it rests on. */
+export function sentence({ message, rule }) {
+  return rule && !message.includes(rule) ? `${message} (${rule})` : message;
+}
+
+function refusal(message) {
+  return { error: { code: "", rule: "", message } };
+}
+
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(10));
+  return `web-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function text(price) {
+  return price ? formatPrice(price) : "";
+}
+
+function value(price) {
+  return price === null ? 0 : parsePrice(price);
+}

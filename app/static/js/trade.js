@@ -1,0 +1,427 @@
+// The trade page: wires the line, the book, the canvas, the ticket and the account together, and
+// shows its state to browser tests, read-only, as `window.emte`.
+
+import { Account } from "./account.js";
+import { Aim } from "./aim.js";
+import { Book } from "./book.js";
+import { Canvas } from "./canvas.js";
+import { Feed } from "./feed.js";
+import { describe, KINDS, kindOf } from "./kinds.js";
+import { Ladder } from "./ladder.js";
+import { Notices } from "./notices.js";
+import { OpenTable } from "./opentable.js";
+import { Orders, sentence } from "./orders.js";
+import { Pointer } from "./pointer.js";
+import { preview } from "./preview.js";
+import { formatPrice, formatQuantity, parsePrice } from "./prices.js";
+import { Scale } from "./scale.js";
+import { Tape } from "./tape.js";
+import { Ticket } from "./ticket.js";
+
+const DEPTH = 200; // levels of each side that are shown
+const LINE_WORDS = {
+  connecting: "connecting",
+  live: "live",
+  lagging: "lagging",
+  reconnecting: "reconnecting",
+  stale: "stale: orders are blocked",
+  ended: "logged out",
+};
+const BLOCKED_WORDS = {
+  stale: "The line is stale: what you see is old, and orders are blocked.",
+  ended: "You are logged out. Load the page again to log in.",
+};
+const PHASE_WORDS = { auction: "auction", halted: "halted", closed: "closed" };
+const ARMED = "emte-armed"; // remembered for the visit, in this tab
+
+const page = JSON.parse(document.getElementById("page").textContent);
+const element = (id) => document.getElementById(id);
+
+const book = new Book();
+const orders = new Orders(page);
+const scale = new Scale(page);
+const notices = new Notices({ toasts: element("toasts"), voice: element("voice") });
+const aim = new Aim({ kind: kindOf("buy-limit"), onChange: aimChanged });
+const canvas = new Canvas({
+  stage: element("stage"),
+  plot: element("plot"),
+  overlay: element("overlay"),
+  history: element("history"),
+  market: { book, orders, aim, scale },
+});
+const pointer = new Pointer({
+  surface: element("overlay"), canvas, scale, aim, book,
+  actions: { send: sendFromCanvas, cancel },
+});
+const ladder = new Ladder({ panel: element("book"), book, onPrice: (price) => ticket.pick(price) });
+const tape = new Tape(element("tape"));
+const ticket = new Ticket({ form: element("ticket"), grid: page, book, onSend: send, onKind: chooseKind });
+const openTable = new OpenTable({
+  body: element("open-orders"), count: element("open-count"),
+  cancelAll: element("cancel-all"), onCancel: cancel,
+});
+const account = new Account({
+  product: page.product,
+  cells: {
+    position: element("position"), pandl: element("pandl"),
+    actual: element("actual"), available: element("available"),
+  },
+});
+const feed = new Feed({
+  depth: DEPTH,
+  url: `${location.protocol.replace("http", "ws")}//${location.host}/realtime/${page.ticker}`,
+  onMessage: hear,
+  onState: lineChanged,
+});
+
+const told = new Set(); // tids of own trades that were announced already
+let lineage = null;
+
+// -- what the feed says
+
+function hear(message) {
+  switch (message.type) {
+    case "hello":
+      if (lineage !== null && message.lineage !== lineage) orders.load({ orders: [] });
+      lineage = message.lineage;
+      break;
+    case "snapshot":
+      book.load(message);
+      ticket.marketLoaded();
+      marketChanged({ traded: true });
+      break;
+    case "update":
+      if (!book.ready) break;
+      if (book.update(message)) marketChanged({ traded: (message.trades ?? []).length > 0 });
+      else {
+        book.drop();
+        feed.resubscribe();
+      }
+      break;
+    case "orders":
+      orders.load(message);
+      ownOrdersChanged();
+      break;
+    case "order":
+      ownOrderChanged(message);
+      break;
+    case "intent":
+      tellResolved(message);
+      break;
+  }
+}
+
+function marketChanged(change) {
+  canvas.marketChanged(change);
+  ladder.changed();
+  if (change.traded) tape.show(book.trades);
+  ticket.refresh();
+  showMarket();
+  showAimBar();
+}
+
+function ownOrdersChanged() {
+  openTable.show(orders.open);
+  canvas.touch("plot", "overlay");
+}
+
+function ownOrderChanged(message) {
+  const { order, found } = orders.change(message);
+  ownOrdersChanged();
+  account.refreshSoon();
+  if (found) notices.show(`Order #${order.oid} arrived: ${order.status.replaceAll("_", " ")}.`);
+  // The answer to an order tells its own fills; it may come a moment after the feed does.
+  setTimeout(() => tellEvent(message.event, order), 400);
+}
+
+function tellResolved(message) {
+  const order = orders.resolve(message);
+  if (order === null) return;
+  const fate = message.state === "never" ? "never arrived" : `arrived as #${message.oid}`;
+  notices.show(`${describe(order)}: ${fate}.`, { seconds: 10 });
+  account.refreshSoon();
+}
+
+function tellEvent(event, order) {
+  if (event.event === "trade" && !told.has(event.tid)) {
+    told.add(event.tid);
+    const verb = order.side === "buy" ? "Bought" : "Sold";
+    const rest = order.remaining ? `, ${formatQuantity(order.remaining)} still open` : "";
+    notices.show(
+      `${verb} ${formatQuantity(event.quantity)} at ${event.price} (#${order.oid}${rest})`,
+      { tone: order.side },
+    );
+  } else if (event.event === "triggered") {
+    notices.show(`Stop order #${order.oid} was triggered.`);
+  } else if (event.event === "canceled" && event.reason !== "user") {
+    const reason = event.reason.replaceAll("_", " ");
+    notices.show(`#${order.oid}: ${formatQuantity(event.quantity)} canceled (${reason}).`);
+  }
+}
+
+function lineChanged(state) {
+  const line = element("line");
+  line.className = `state ${state}`;
+  line.textContent = LINE_WORDS[state];
+  ticket.block(isBlocked());
+  element("aim-send").disabled = isBlocked();
+  element("stage").classList.toggle("stale", isBlocked());
+  element("blocked").hidden = !isBlocked();
+  write(element("blocked"), BLOCKED_WORDS[state] ?? "");
+  notices.say(`The line is ${LINE_WORDS[state]}.`);
+}
+
+/** Nothing is sent on the strength of an old picture. */
+function isBlocked() {
+  return feed.state in BLOCKED_WORDS;
+}
+
+// -- what the trader does
+
+function chooseKind(kind) {
+  aim.choose(kind);
+  element("kinds").querySelector(`[value="${kind.value}"]`).checked = true;
+  ticket.choose(kind);
+}
+
+/** A click on the canvas sends at once, but the first one of a visit asks whether it may. */
+function sendFromCanvas(order) {
+  if (isArmed()) send(order);
+  else askToArm(order);
+}
+
+function isArmed() {
+  return sessionStorage.getItem(ARMED) === "yes";
+}
+
+function arm(armed) {
+  if (armed) sessionStorage.setItem(ARMED, "yes");
+  else sessionStorage.removeItem(ARMED);
+  showArmed();
+}
+
+function showArmed() {
+  const button = element("arm");
+  button.setAttribute("aria-pressed", String(isArmed()));
+  button.querySelector(".word").textContent = isArmed() ? "armed" : "off";
+}
+
+function askToArm(order) {
+  const dialog = element("arming");
+  element("arming-order").textContent = describe(order);
+  dialog.returnValue = "";
+  dialog.onclose = () => {
+    element("overlay").focus({ preventScroll: true });
+    if (dialog.returnValue !== "arm") return;
+    arm(true);
+    send(order);
+  };
+  dialog.showModal();
+}
+
+async function send(order) {
+  if (isBlocked() || !book.ready) {
+    const why = BLOCKED_WORDS[feed.state] ?? "The market is not here yet.";
+    notices.show(`${why} No order was sent.`, { tone: "error" });
+    return;
+  }
+  const answer = await orders.place(order);
+  if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
+  else if (answer.unknown) notices.show(`${describe(order)}: ${answer.message}`, { seconds: 15 });
+  else tellPlaced(order, answer);
+  account.refreshSoon();
+}
+
+function tellPlaced(order, { oid, status, filled, remaining, events }) {
+  for (const event of events) if (event.event === "trade") told.add(event.tid);
+  const isOpen = ["open", "partially_filled", "pending_stop"].includes(status);
+  const canceled = events.find((event) => event.event === "canceled" && event.oid === oid);
+  const parts = [`#${oid} ${describe(order)}`];
+  if (filled) parts.push(`filled ${formatQuantity(filled)}`);
+  if (status === "pending_stop") parts.push("waiting");
+  else if (isOpen) parts.push(`${formatQuantity(remaining)} resting`);
+  if (canceled) {
+    parts.push(`${formatQuantity(canceled.quantity)} canceled (${canceled.reason.replaceAll("_", " ")})`);
+  }
+  const action = isOpen ? { label: "Cancel", run: () => cancel(oid) } : null;
+  notices.show(parts.join(" · "), { tone: order.side, action });
+}
+
+async function cancel(oid) {
+  const answer = await orders.cancel(oid);
+  if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
+  else if (answer.unknown) notices.show(`Cancel: ${answer.message}`, { tone: "error" });
+  else notices.show(oid === "all" ? "All open orders canceled." : `Order #${oid} canceled.`);
+}
+
+function cancelNewest() {
+  const newest = Math.max(...orders.open.map((order) => order.oid));
+  if (orders.open.length === 0) notices.show("There is no open order to cancel.");
+  else cancel(newest);
+}
+
+// -- keys of the whole page; what one types into a field stays there
+
+const KEYS = {
+  b: () => chooseKind(kindOf(aim.kind.value.replace("sell", "buy"))),
+  s: () => chooseKind(kindOf(aim.kind.value.replace("buy", "sell"))),
+  c: centre,
+  x: cancelNewest,
+  X: () => cancel("all"),
+  "?": () => element("help").showModal(),
+  Escape: () => pointer.abandon() || arm(false),
+};
+KINDS.forEach((kind, index) => {
+  KEYS[index + 1] = () => chooseKind(kind);
+});
+
+function pressed(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+  const typing = event.target.closest("input:not([type=radio]), select, textarea, dialog");
+  if (typing && event.key !== "Escape") return;
+  if (event.target.closest("dialog")) return;
+  const run = KEYS[event.key] ?? (event.shiftKey ? undefined : KEYS[event.key.toLowerCase()]);
+  if (!run) return;
+  event.preventDefault();
+  run();
+}
+
+function centre() {
+  canvas.recentre();
+  showFollowing();
+}
+
+// -- what the page shows beside the canvas
+
+function aimChanged() {
+  canvas.touch("overlay");
+  showAimBar();
+  sayAim();
+}
+
+let aimSaid = 0;
+
+/** An aim moved by keys is spoken, once it rests. */
+function sayAim() {
+  clearTimeout(aimSaid);
+  if (aim.by !== "keys" || aim.order === null) return;
+  aimSaid = setTimeout(() => notices.say(describe(aim.order)), 350);
+}
+
+/** A finger's aim stays, with buttons that send or drop it. */
+function showAimBar() {
+  const order = aim.by === "touch" ? aim.order : null;
+  element("aim").classList.toggle("aimed", order !== null);
+  if (order === null) {
+    write(element("aim-words"), "Tap the chart to aim");
+    write(element("aim-outcome"), "then send with the button");
+  } else {
+    const { money, outcome } = preview(order, book);
+    write(element("aim-words"), describe(order));
+    write(element("aim-outcome"), `${money} · ${outcome}`);
+  }
+  const button = element("aim-send");
+  button.className = `button ${aim.kind.side}`;
+  button.hidden = element("aim-drop").hidden = order === null;
+}
+
+function showMarket() {
+  const { last, reference, phase } = book;
+  const [bid, ask] = [book.best("buy"), book.best("sell")];
+  write(element("last"), last === null ? "–" : formatPrice(last));
+  const change = last === null ? 0 : last - reference;
+  const sign = change > 0 ? "▲ +" : change < 0 ? "▼ −" : "";
+  const percent = (Math.abs(change) / reference) * 100;
+  write(element("change"), last === null ? "no trade yet" : `${sign}${percent.toFixed(2)}%`);
+  element("change").className = element("last").className = change > 0 ? "up" : change < 0 ? "down" : "";
+  write(element("bid"), bid === null ? "–" : formatPrice(bid));
+  write(element("ask"), ask === null ? "–" : formatPrice(ask));
+  write(element("phase"), PHASE_WORDS[phase] ?? "");
+  element("phase").hidden = !(phase in PHASE_WORDS);
+  const title = `${formatPrice(book.mark)} ${page.ticker} · EMTE`;
+  if (document.title !== title) document.title = title;
+}
+
+function showFollowing() {
+  element("centre").hidden = !scale.held;
+}
+
+function showTab(name) {
+  document.querySelector(".desk-panels").dataset.tab = name;
+  for (const tab of element("tabs").querySelectorAll("[role=tab]")) {
+    const isShown = tab.dataset.tab === name;
+    tab.setAttribute("aria-selected", String(isShown));
+    tab.tabIndex = isShown ? 0 : -1;
+  }
+  canvas.touch("plot", "overlay", "history");
+}
+
+function moveBetweenTabs(event) {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step) return;
+  const tabs = [...element("tabs").querySelectorAll("[role=tab]")];
+  const next = tabs[(tabs.indexOf(event.target) + step + tabs.length) % tabs.length];
+  next.focus();
+  showTab(next.dataset.tab);
+}
+
+function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+// -- start
+
+element("kinds").addEventListener("change", (event) => chooseKind(kindOf(event.target.value)));
+element("tabs").addEventListener("click", (event) => {
+  if (event.target.dataset.tab) showTab(event.target.dataset.tab);
+});
+element("tabs").addEventListener("keydown", moveBetweenTabs);
+element("arm").addEventListener("click", () => arm(!isArmed()));
+element("aim-send").addEventListener("click", () => {
+  const { order } = aim;
+  aim.clear();
+  scale.frozen = false;
+  send(order);
+});
+element("aim-drop").addEventListener("click", () => pointer.abandon());
+element("centre").addEventListener("click", centre);
+element("help-open").addEventListener("click", () => element("help").showModal());
+for (const name of ["pointerup", "pointermove", "wheel"]) {
+  element("overlay").addEventListener(name, showFollowing, { passive: true });
+}
+addEventListener("keydown", pressed);
+
+document.body.classList.add("scripted");
+showArmed();
+showTab("chart");
+chooseKind(aim.kind);
+ownOrdersChanged();
+account.start();
+feed.start();
+
+/** Client coordinates of a point of the stage. */
+function onScreen({ x, y }) {
+  const { left, top } = element("overlay").getBoundingClientRect();
+  return { x: left + x, y: top + y };
+}
+
+window.emte = Object.freeze({
+  get line() { return feed.state; },
+  get seq() { return book.seq; },
+  get last() { return book.last === null ? null : formatPrice(book.last); },
+  get bids() { return book.levels("buy").map(([price, ...rest]) => [formatPrice(price), ...rest]); },
+  get asks() { return book.levels("sell").map(([price, ...rest]) => [formatPrice(price), ...rest]); },
+  get trades() { return book.trades.map((trade) => ({ ...trade, price: formatPrice(trade.price) })); },
+  get orders() { return orders.open.map((order) => ({ ...order })); },
+  get unknown() { return orders.unknown.map((order) => ({ ...order })); },
+  get aim() { return aim.order; },
+  get kind() { return aim.kind.value; },
+  get armed() { return isArmed(); },
+  get account() { return structuredClone(account.state); },
+  get frames() { return structuredClone(canvas.frames); },
+  get view() { return { low: scale.low, high: scale.high, top: scale.top, held: scale.held }; },
+  /** Where on the screen a price ("101.30") and a quantity lie on the canvas. */
+  point: (price, quantity) => onScreen({ x: scale.x(parsePrice(price)), y: scale.y(quantity) }),
+  /** Where the mark of an own order lies, or null. */
+  mark: (oid) => { const mark = canvas.markOf(oid); return mark && onScreen(mark); },
+});
