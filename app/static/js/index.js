@@ -97,10 +97,11 @@ function drawMarket(place, canvas) {
 
   const origin = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
   const feed = new Feed({
+    depth: LEVELS,
     url: `${origin}/realtime/${place.dataset.ticker}`,
     onMessage(message) {
       if (message.type === "snapshot") book.load(message);
-      else if (message.type === "update" && !book.update(message)) feed.resubscribe(LEVELS);
+      else if (message.type === "update" && !book.update(message)) feed.resubscribe();
       redraw();
     },
     onState(line) {
