@@ -31,7 +31,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -138,6 +138,13 @@ class Backoff:
         self._bound = self._first
 
 
+class _Request(NamedTuple):
+    """A request that waits for its answer; `is_feed`: the answer belongs to the feed as well."""
+
+    answer: "asyncio.Future[Answer]"
+    is_feed: bool
+
+
 class Client:
     """One WebSocket session with one matching server, on the running asyncio loop.
 
@@ -165,6 +172,7 @@ class Client:
         self.clock = ServerClock()
         self.hello: Answer | None = None
         self.is_logged_in = False
+        self._has_asked_login = False
         self._key = key
         self._cod = cod
         self._on_message = on_message
@@ -173,7 +181,7 @@ class Client:
         self._gone = asyncio.Event()
         self._gone.set()
         self._last_req = 0
-        self._waiting: dict[int | str, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int | str, _Request] = {}
         self._greeting: asyncio.Future[Answer] | None = None
 
     @property
@@ -204,7 +212,7 @@ class Client:
         self.clock.learn(_milliseconds(self.hello["time"]))
 
     async def _open(self) -> WebSocketClientConnection:
-        """The WebSocket handshake. Tornado sets TCP_NODELAY on the sockets of its HTTP client."""
+        """The WebSocket handshake."""
         self._connections_made += 1
         opening = asyncio.ensure_future(
             websocket_connect(
@@ -217,15 +225,24 @@ class Client:
             )
         )
         try:
-            return await asyncio.shield(opening)
+            connection = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)
             raise
         except (OSError, HTTPError, StreamClosedError, WebSocketError) as error:
             raise Away(f"{self.url}: {_reason(error)}") from error
+        # PROTOCOL §4; Tornado takes it off again when the handshake's request is written.
+        if connection.protocol is not None:
+            connection.protocol.set_nodelay(True)
+        return connection
 
     async def login(self) -> Answer:
-        """Begin the session of `owner` (or the venue's); Refused if the key is not good for it."""
+        """Begin the session of `owner` (or the venue's); Refused if the key is not good for it.
+
+        From then on texts are sent as they are, and only in a session: what a text leaves to the
+        session must not mean something else when it is lost.
+        """
+        self._has_asked_login = True
         try:
             return await self._login()
         except Refused as refused:
@@ -256,11 +273,14 @@ class Client:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        protocol = connection.protocol
         connection.close()
         try:
             await asyncio.wait_for(self._gone.wait(), CLOSE_SECONDS)
         except TimeoutError:
             self._on_gone()
+            if protocol is not None and protocol.stream is not None:
+                protocol.stream.close()
 
     async def wait_until_lost(self) -> None:
         """Wait until the connection is gone, whoever ended it."""
@@ -314,8 +334,8 @@ class Client:
 
     async def send(self, command: str | Command) -> Answer:
         """Send one command; its answer. Refused, Away or Unanswered: see the module's table."""
-        if self.is_logged_in:
-            return await self._request({"op": "send", "text": _text_of(command)})
+        if self._has_asked_login:
+            return await self._request_in_session({"op": "send", "text": _text_of(command)})
         try:
             return await self._send_signed(command)
         except Refused as refused:
@@ -336,7 +356,7 @@ class Client:
         Each stands alone: the answer of a refused one holds its `error`, and raises nothing.
         """
         texts = [_text_of(command) for command in commands]
-        answer = await self._request({"op": "send", "texts": texts})
+        answer = await self._request_in_session({"op": "send", "texts": texts})
         answers: list[Answer] = answer["answers"]
         return answers
 
@@ -356,23 +376,32 @@ class Client:
         return await self._request({"op": "open", **_without_none({"owner": owner})})
 
     async def subscribe(self, channels: Sequence[str], *, depth: int = 50) -> Answer:
-        """Choose what the feed brings. Its new snapshot comes to `on_message`, and here."""
-        return await self._request({"op": "subscribe", "channels": list(channels), "depth": depth})
+        """Choose what the feed brings. What it begins with comes to `on_message`, and here."""
+        fields = {"op": "subscribe", "channels": list(channels), "depth": depth}
+        return await self._request(fields, is_feed=True)
 
     async def ping(self) -> Answer:
         """Ask for a sign of life: the `pong` message, with the server's time."""
         return await self._request({"op": "ping"})
 
-    async def _request(self, fields: Answer) -> Answer:
-        self._last_req += 1
-        return await self._ask(self._last_req, {**fields, "req": self._last_req})
+    async def _request_in_session(self, fields: Answer) -> Answer:
+        if not self.is_logged_in:
+            raise Away(f"{self.url}: there is no session")
+        return await self._request(fields)
 
-    async def _ask(self, place: int | str, message: Answer) -> Answer:
-        """Send a message and wait for the frame that answers it."""
+    async def _request(self, fields: Answer, *, is_feed: bool = False) -> Answer:
+        self._last_req += 1
+        return await self._ask(self._last_req, {**fields, "req": self._last_req}, is_feed=is_feed)
+
+    async def _ask(self, place: int | str, message: Answer, *, is_feed: bool = False) -> Answer:
+        """Send a message and wait for the frame that answers it.
+
+        With `is_feed`, that frame is a part of the feed too.
+        """
         if self._connection is None or self._gone.is_set():
             raise Away(f"{self.url} is not connected")
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[place] = answer
+        self._waiting[place] = _Request(answer, is_feed)
         try:
             sending = self._connection.write_message(msgspec.json.encode(message).decode())
             sending.add_done_callback(_take_note)
@@ -395,27 +424,29 @@ class Client:
         if kind == "hello" and self._greeting is not None and not self._greeting.done():
             self._greeting.set_result(message)
             return
-        waiting = self._waiting.get(_place(message))
-        is_answer = waiting is not None and not waiting.done()
-        if waiting is not None and is_answer:
+        request = self._waiting.get(_place(message))
+        is_answer = request is not None and not request.answer.done()
+        if request is not None and is_answer:
             if "error" in message:
-                waiting.set_exception(Refused(message))
+                request.answer.set_exception(Refused(message))
             else:
-                waiting.set_result(message)
-        if self._on_message is not None and (kind in _FEED or not is_answer):
+                request.answer.set_result(message)
+            if not request.is_feed:
+                return
+        if self._on_message is not None:
             self._on_message(message)
 
     def _on_gone(self) -> None:
         """The connection is gone: nobody will answer what waits."""
         self.is_logged_in = False
         self._gone.set()
-        lost = [waiting for waiting in self._waiting.values() if not waiting.done()]
-        if self._greeting is not None and not self._greeting.done():
-            lost.append(self._greeting)
-        for waiting in lost:
-            waiting.set_exception(
-                Unanswered(f"{self.url}: the connection was lost before the answer")
-            )
+        unanswered = [request.answer for request in self._waiting.values()]
+        if self._greeting is not None:
+            unanswered.append(self._greeting)
+        for answer in unanswered:
+            if not answer.done():
+                lost = Unanswered(f"{self.url}: the connection was lost before the answer")
+                answer.set_exception(lost)
 
 
 class BlockingClient:
@@ -604,10 +635,6 @@ def _json_object(response: HTTPResponse) -> Answer | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return decoded if isinstance(decoded, dict) else None
-
-
-_FEED = frozenset({"snapshot", "update", "heartbeat", "order"})
-"""Frames that `on_message` gets even where one of them answers a request."""
 
 
 def _place(message: Answer) -> int | str:
