@@ -409,7 +409,8 @@ class Exchange:
         return Changes(seq=seq, levels=levels, trades=trades, phase=changed)
 
     def _now(self) -> int:
-        return max(self._clock.now(), self._journal.time)
+        # The engine's time too: it has seen rejected commands, which the journal has not.
+        return max(self._clock.now(), self._journal.time, self._engine.time)
 
     # -- commands
 
