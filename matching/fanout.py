@@ -157,7 +157,6 @@ class Listener:
                 return
             if sent == len(data):
                 return
-            self._last_progress = time.monotonic()
             data = data[sent:]
         for start in range(0, len(data), _WRITE_CHUNK):
             self._queue(data[start : start + _WRITE_CHUNK], public=public)
@@ -168,6 +167,8 @@ class Listener:
             written = self._stream.write(data)
         except StreamClosedError:
             return
+        if self.waiting == 0:
+            self._last_progress = time.monotonic()
         self.waiting += size
         if public:
             self._public_waiting += size
