@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pydal import DAL as DAL  # exported: controllers name the type of what they hand on
+from pydal import DAL as DAL  # exported: others name the type of what they hand on
 from pydal.helpers.classes import DatabaseStoredFile
 from pydal.migrator import InDBMigrator
 

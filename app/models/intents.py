@@ -201,7 +201,8 @@ def resolve(
     """
     row = rows(
         db,
-        "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?",
+        "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?"
+        " AND client_id <> ''",
         intent.owner,
         intent.ticker,
         intent.client_id,
@@ -335,6 +336,7 @@ def _mark_journaled(db: DAL, owner: int, *, at: int) -> None:
     of_intent = (
         "FROM buy_sell_order o WHERE o.created_by = order_intent.owner"
         " AND o.ticker = order_intent.ticker AND o.client_id = order_intent.client_id"
+        " AND o.client_id <> ''"
     )
     execute(
         db,

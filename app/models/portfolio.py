@@ -213,7 +213,8 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
             "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price FROM order_intent i"
             f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND NOT EXISTS"
             " (SELECT 1 FROM buy_sell_order o WHERE o.created_by = i.owner"
-            " AND o.ticker = i.ticker AND o.client_id = i.client_id) ORDER BY i.id",
+            " AND o.ticker = i.ticker AND o.client_id = i.client_id AND o.client_id <> '')"
+            " ORDER BY i.id",
             owner,
         )
     ]
@@ -298,27 +299,26 @@ def _trade_rows(db: DAL, owner: int, held: Position, limit: int) -> list[TradeRo
 
     Shares and balance run backwards from what they are now: older trades need not be read.
     """
-    columns = "m.seq, m.match_time, m.quantity, m.price, m.buyer, m.seller"
-    columns += ", m.buyer_fee, m.seller_fee"
-    of_side = (
-        f'SELECT {columns} FROM "match" m'
-        " JOIN log_position l ON l.ticker = m.ticker AND l.lineage = m.lineage"
-        " WHERE m.ticker = ? AND l.closed = 'F' AND m.{side} = ?"
-    )
-    found = rows(
-        db,
-        # A trade with oneself is found on both sides; UNION lists it once.
-        f"{of_side.format(side='buyer')} UNION {of_side.format(side='seller')}"
-        " ORDER BY 1 DESC LIMIT ?",
-        held.ticker,
-        owner,
-        held.ticker,
-        owner,
-        limit,
-    )
+    found: set[tuple[int, ...]] = set()  # a trade with oneself is found on both sides
+    for side in ("buyer", "seller"):
+        found.update(
+            rows(
+                db,
+                "SELECT seq, match_time, quantity, price, buyer, seller, buyer_fee, seller_fee"
+                f' FROM "match" WHERE {side} = ? AND ticker = ? AND lineage ='
+                " (SELECT lineage FROM log_position WHERE ticker = ? AND closed = 'F')"
+                " ORDER BY seq DESC LIMIT ?",
+                owner,
+                held.ticker,
+                held.ticker,
+                limit,
+            )
+        )
     shares, balance = held.shares, held.cash
     newest_first = []
-    for _, time, quantity, price, buyer, seller, buyer_fee, seller_fee in found:
+    for _, time, quantity, price, buyer, seller, buyer_fee, seller_fee in sorted(
+        found, reverse=True
+    )[:limit]:
         bought = quantity if buyer == owner else 0
         sold = quantity if seller == owner else 0
         newest_first.append(TradeRow(time, bought, sold, price, shares, balance))

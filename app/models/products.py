@@ -210,10 +210,17 @@ def _price(
 
 def _lot(form: Mapping[str, str], errors: dict[str, str]) -> int:
     text = form.get("lot", "").strip() or str(DEFAULT_LOT)
-    if text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= MAX_LOT:
-        return int(text)
-    errors["lot"] = "Enter a whole number of shares from 1"
-    return 0
+    lot = _number(text, MAX_LOT)
+    if lot is None:
+        errors["lot"] = "Enter a whole number of shares from 1"
+    return lot or 0
+
+
+def _number(text: str, largest: int) -> int | None:
+    """A whole number from 1 to `largest`; None for anything else."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(largest)):
+        return None
+    return int(text) if 1 <= int(text) <= largest else None
 
 
 def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str]:
@@ -221,11 +228,11 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
     given = {field: form.get(field, "").strip() for field in _URLS}
     port = form.get("port", "").strip()
     if port:
-        if port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535:
-            given = {field: given[field] or url for field, url in urls(int(port)).items()}
-        else:
+        number = _number(port, 65535)
+        if number is None:
             errors["port"] = "A port is a number from 1 to 65535"
             return given
+        given = {field: given[field] or url for field, url in urls(number).items()}
     servers: dict[str, tuple[str, int, bool]] = {}
     for field, (schemes, path) in _URLS.items():
         try:

@@ -17,7 +17,8 @@ from pydal import DAL, Field
 INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS auth_user_name ON auth_user (lower(username))",
     "CREATE UNIQUE INDEX IF NOT EXISTS order_oid ON buy_sell_order (ticker, lineage, oid)",
-    "CREATE INDEX IF NOT EXISTS order_owner ON buy_sell_order (created_by, ticker, client_id)",
+    "CREATE INDEX IF NOT EXISTS order_client_id ON buy_sell_order (created_by, ticker, client_id)"
+    " WHERE client_id <> ''",
     "CREATE INDEX IF NOT EXISTS order_open ON buy_sell_order (created_by)"
     " WHERE status IN ('open', 'partially_filled', 'pending_stop')",
     'CREATE UNIQUE INDEX IF NOT EXISTS match_seq ON "match" (ticker, lineage, seq)',

@@ -1,0 +1,322 @@
+"""The database: one schema for everybody, and transactions that are what they say."""
+
+import shutil
+import signal
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pydal import Field
+
+from app.models import db as database
+from app.models import tables
+from app.models.db import (
+    DAL,
+    DatabaseAway,
+    close,
+    execute,
+    insert,
+    migrate,
+    open_database,
+    rows,
+    transaction,
+)
+from matching.config import Var
+from matching.exits import ExitCode, Fatal
+from tests.database import add_user, make_database, make_var, uri_of
+from tests.processes import running
+
+TABLES = {
+    "auth_user",
+    "session",
+    "product",
+    "order_intent",
+    "ledger",
+    "buy_sell_order",
+    "match",
+    "position",
+    "log_position",
+}
+
+MIGRATE = """
+import sys
+from pathlib import Path
+from app.models.db import migrate
+from matching.config import Var
+var = Var(Path(sys.argv[1]))
+migrate(f"sqlite://{var.database_file}", var)
+"""
+
+MIGRATE_AND_DIE = (
+    """
+import os, signal
+from app.models import tables
+define = tables.define
+def define_and_die(db):
+    define(db)
+    os.kill(os.getpid(), signal.SIGKILL)
+tables.define = define_and_die
+"""
+    + MIGRATE
+)
+
+
+def _pragma(db: DAL, name: str) -> object:
+    return rows(db, f"PRAGMA {name}")[0][0]
+
+
+def _schema(path: Path) -> list[tuple[str, ...]]:
+    with sqlite3.connect(path) as connection:
+        found = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Databases opened from now on do not wait long for a lock."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+
+
+def test_every_connection_is_set_up_whatever_its_thread(db: DAL) -> None:
+    def look() -> tuple[object, ...]:
+        with transaction(db):
+            found = (
+                _pragma(db, "journal_mode"),
+                _pragma(db, "synchronous"),
+                _pragma(db, "busy_timeout"),
+                _pragma(db, "foreign_keys"),
+                db._adapter.connection.isolation_level,
+                db._adapter.connection,
+            )
+        close(db)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(look).result()
+    here = look()
+    assert here[:5] == elsewhere[:5] == ("wal", 1, 5000, 1, None)
+    assert here[5] is not elsewhere[5]
+
+
+def test_a_write_transaction_has_the_database_to_itself_from_its_begin_on(
+    var: Var, impatient: None
+) -> None:
+    db = make_database(var)
+    other = open_database(uri_of(var))
+    with transaction(db, write=True):
+        # Nothing has been written yet: only BEGIN IMMEDIATE keeps the other one out.
+        with pytest.raises(DatabaseAway, match="locked"), transaction(other, write=True):
+            pytest.fail("two write transactions at once")
+        with transaction(other):
+            assert rows(other, "SELECT COUNT(*) FROM auth_user") == [(0,)]
+    with transaction(other, write=True):
+        pass
+    for each in (db, other):
+        close(each)
+
+
+def test_a_read_transaction_is_one_view_however_much_is_written_meanwhile(
+    db: DAL, var: Var
+) -> None:
+    other = open_database(uri_of(var))
+    with transaction(db):
+        before = rows(db, "SELECT COUNT(*) FROM auth_user")
+        add_user(other, "late")
+        assert rows(db, "SELECT COUNT(*) FROM auth_user") == before == [(0,)]
+    with transaction(db):
+        assert rows(db, "SELECT COUNT(*) FROM auth_user") == [(1,)]
+    close(other)
+
+
+def test_whatever_is_raised_takes_everything_back(db: DAL) -> None:
+    user = add_user(db, "alice")
+
+    def fail() -> None:
+        with transaction(db, write=True):
+            execute(db, "UPDATE auth_user SET actual_cash = 7 WHERE id = ?", user.id)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with transaction(db):
+        assert rows(db, "SELECT actual_cash FROM auth_user") == [(0,)]
+
+
+def test_a_connection_that_raised_an_operational_error_is_thrown_away(
+    var: Var, impatient: None
+) -> None:
+    db = make_database(var)
+    holder = sqlite3.connect(var.database_file, isolation_level=None)
+    with transaction(db):
+        first = db._adapter.connection
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseAway), transaction(db, write=True):
+        pass
+    holder.execute("COMMIT")
+    holder.close()
+    with transaction(db, write=True):
+        assert db._adapter.connection is not first
+    close(db)
+
+
+def test_a_statement_of_ours_that_is_wrong_is_not_taken_for_a_database_that_is_away(
+    db: DAL,
+) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+        rows(db, "SELECT * FROM nowhere")
+    with transaction(db):
+        assert rows(db, "SELECT 1") == [(1,)]
+
+
+def test_a_database_whose_folder_is_gone_is_away_until_it_is_back(var: Var) -> None:
+    db = make_database(var)
+    close(db)
+    aside = var.root.with_name("aside")
+    var.root.rename(aside)
+    with pytest.raises(DatabaseAway), transaction(db):
+        pass
+    aside.rename(var.root)
+    with transaction(db):
+        assert rows(db, "SELECT COUNT(*) FROM product") == [(0,)]
+    close(db)
+
+
+def test_eight_processes_that_migrate_at_once_make_one_schema(var: Var, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        crowd = [
+            stack.enter_context(running("-c", MIGRATE, str(var.root), var=var.root))
+            for _ in range(8)
+        ]
+        codes = [process.wait() for process in crowd]
+        assert codes == [0] * 8, [process.output for process in crowd]
+    alone = make_var(tmp_path / "alone")
+    close(make_database(alone))
+    assert _schema(var.database_file) == _schema(alone.database_file)
+    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+
+
+def test_a_migration_killed_in_the_middle_leaves_nothing_half_done(var: Var) -> None:
+    with running("-c", MIGRATE_AND_DIE, str(var.root), var=var.root) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not {name for name, _ in _schema(var.database_file)} & TABLES
+    migrate(uri_of(var), var)
+    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+
+
+def test_a_migration_that_fails_can_be_tried_again_by_the_same_process(
+    var: Var, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "INDEXES", ("CREATE INDEX nonsense",))
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(uri_of(var), var)
+    migrate(uri_of(var), var)
+    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+
+
+def test_a_new_column_is_added_and_the_rows_stay(var: Var, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = make_database(var)
+    user = add_user(db, "alice", cash="12.50")
+    close(db)
+    define = tables.define
+
+    def define_more(db: DAL) -> None:
+        auth_user = db.define_table
+
+        def with_colour(name: str, *fields: object, **kwargs: object) -> object:
+            more = [Field("colour", default="blue", notnull=True)] if name == "auth_user" else []
+            return auth_user(name, *fields, *more, **kwargs)
+
+        monkeypatch.setattr(db, "define_table", with_colour, raising=False)
+        define(db)
+
+    monkeypatch.setattr(tables, "define", define_more)
+    migrate(uri_of(var), var)
+    db = open_database(uri_of(var))
+    with transaction(db):
+        assert rows(db, "SELECT id, actual_cash, colour FROM auth_user") == [
+            (user.id, 125_000, "blue")
+        ]
+    close(db)
+
+
+def test_a_database_copied_elsewhere_is_known_there(db: DAL, tmp_path: Path) -> None:
+    add_user(db, "alice")
+    with transaction(db):
+        original = Path(rows(db, "PRAGMA database_list")[0][2])
+    elsewhere = make_var(tmp_path / "elsewhere")
+    with transaction(db, write=True):  # nobody writes while we copy
+        for file in original.parent.glob(f"{original.name}*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, elsewhere.root)
+    copy = make_database(elsewhere)
+    with transaction(copy):
+        assert rows(copy, "SELECT username FROM auth_user") == [("alice",)]
+    close(copy)
+
+
+def test_who_only_opens_changes_no_schema(var: Var) -> None:
+    db = open_database(uri_of(var))
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+        rows(db, "SELECT * FROM product")
+    close(db)
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("mysql://somewhere/emte", "expected sqlite:"),
+        ("emte.db", "expected sqlite:"),
+        ("postgres://user:password@127.0.0.1/emte", "needs its driver"),
+    ],
+)
+def test_a_uri_that_cannot_be_opened_says_what_is_missing(
+    uri: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Fatal, match=sentence) as raised:
+        open_database(uri)
+    assert raised.value.code == ExitCode.CONFIGURATION
+
+
+def test_an_account_with_money_in_the_ledger_cannot_be_deleted(db: DAL) -> None:
+    user = add_user(db, "alice", cash="1")
+    with pytest.raises(sqlite3.IntegrityError), transaction(db, write=True):
+        execute(db, "DELETE FROM auth_user WHERE id = ?", user.id)
+
+
+def test_a_ticker_has_one_open_journal_at_most(db: DAL) -> None:
+    row = {"ticker": "intc", "h": "", "seq": 0, "offset": 0, "batch": 0}
+    with transaction(db, write=True):
+        insert(db, "log_position", lineage="a", closed=True, **row)
+        insert(db, "log_position", lineage="b", **row)
+        with pytest.raises(database.Taken):
+            insert(db, "log_position", lineage="c", **row)
+
+
+def test_connections_of_many_threads_write_one_after_the_other(db: DAL) -> None:
+    user = add_user(db, "alice")
+    start = threading.Barrier(8)
+
+    def add_one() -> None:
+        start.wait()
+        for _ in range(20):
+            with transaction(db, write=True):
+                found = rows(db, "SELECT actual_cash FROM auth_user WHERE id = ?", user.id)
+                execute(
+                    db,
+                    "UPDATE auth_user SET actual_cash = ? WHERE id = ?",
+                    found[0][0] + 1,
+                    user.id,
+                )
+        close(db)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(add_one) for _ in range(8)]:
+            future.result()
+    with transaction(db):
+        assert rows(db, "SELECT actual_cash FROM auth_user") == [(160,)]
