@@ -112,7 +112,7 @@ def _sentence(answer: dict[str, Any]) -> str:
         return str(answer["message"])
     if "oid" not in answer:
         canceled = [event for event in answer["events"] if event["event"] == "canceled"]
-        return f"{len(canceled)} orders canceled"
+        return f"{len(canceled)} order{'' if len(canceled) == 1 else 's'} canceled"
     status = answer["status"].replace("_", " ")
     return (
         f"Order #{answer['oid']}: {status}, {answer['filled']} filled, {answer['remaining']} open"

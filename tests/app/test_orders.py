@@ -1,0 +1,398 @@
+"""The way of an order from a form to the matching server, with real processes that are killed."""
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.controllers import orders
+from app.models import intents, portfolio
+from app.models.accounts import User
+from app.models.db import now
+from app.models.intents import State
+from app.models.products import Product
+from matching.order import Side
+from tests.app.venue import CASH, JSON, Browser, Response, Web, Wire, running_log2db, running_match
+from tests.processes import Process
+from tests.waiting import free_port, wait_until
+
+NUMBERS = itertools.count(1)
+
+
+class Market:
+    """A product of a test's own, with its matching server."""
+
+    def __init__(self, web: Web, product: Product, server: Process) -> None:
+        self.web = web
+        self.product = product
+        self.server = server
+
+    def order(self, browser: Browser, text: str, **fields: object) -> Response:
+        """Place an order as a page does: `buy 100@50.25/49.90`, price and stop optional."""
+        side, _, amount = text.partition(" ")
+        amount, _, stop = amount.partition("/")
+        quantity, _, price = amount.partition("@")
+        form = {"type": side, "quantity": quantity, "price": price, "stop": stop}
+        return browser.post("/default/order", {"product": self.product.id, **form, **fields}, JSON)
+
+    def delete(self, browser: Browser, oid: object) -> Response:
+        return browser.post("/default/delete", {"product": self.product.id, "oid": oid}, JSON)
+
+    def state(self, owner: User, client_id: str) -> State | None:
+        """What the platform knows of an order, right after the reconciler has looked."""
+        self.web.run(orders.reconcile(self.web.platform))
+        with self.web.database() as db:
+            intent = intents.get(db, owner.id, self.product.name, client_id)
+        return intent.state if intent else None
+
+    def available(self, owner: User) -> int:
+        with self.web.database() as db:
+            return portfolio.cash(db, owner.id).available
+
+    def journaled(self, words: str) -> int:
+        """How often words stand in the journal."""
+        path = self.web.var.journal_file(self.product.name)
+        return path.read_text(encoding="ascii").count(words)
+
+
+@pytest.fixture
+def market(web: Web, manager: User) -> Iterator[Market]:
+    ticker, port = f"t{next(NUMBERS)}", free_port()
+    with running_match(web.var, ticker, port) as server:
+        product = web.add_product(ticker, by=manager, port=port)
+        web.wait_until_live(product)
+        yield Market(web, product, server)
+
+
+@pytest.fixture
+def buyer(web: Web) -> User:
+    return web.add_user(f"buyer{next(NUMBERS)}")
+
+
+@pytest.fixture
+def seller(web: Web) -> User:
+    return web.add_user(f"seller{next(NUMBERS)}")
+
+
+# -- what comes back
+
+
+def test_a_limit_order_rests_and_is_the_loggedin_owners(
+    web: Web, market: Market, buyer: User
+) -> None:
+    answer = market.order(web.browser(buyer), "buy 100@50.25", id="web-a1", tif="day")
+    assert answer.status == 200
+    assert answer.json() | {"seq": 0} == {
+        "seq": 0,
+        "oid": 1,
+        "status": "open",
+        "filled": 0,
+        "remaining": 100,
+        "events": [{"event": "accepted", "oid": 1}],
+    }
+    assert market.journaled(f"[1] {buyer.id} buy 100@50.25/0 id=web-a1 tif=day") == 1
+    assert market.state(buyer, "web-a1") is State.ACCEPTED
+    assert market.available(buyer) == CASH - 100 * 502_500
+
+
+def test_two_traders_meet_and_neither_learns_who_the_other_is(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    market.order(web.browser(seller), "sell 60@101")
+    answer = market.order(web.browser(buyer), "buy 100@101.30").json()
+    assert (answer["status"], answer["filled"], answer["remaining"]) == ("partially_filled", 60, 40)
+    trade = answer["events"][1]
+    assert (trade["price"], trade["quantity"], trade["taker"]) == ("101.00", 60, "buy")
+    assert not {"owner", "buyer", "seller"} & set(trade)
+
+
+def test_a_stop_waits(web: Web, market: Market, buyer: User) -> None:
+    answer = market.order(web.browser(buyer), "buy 10@110/105", stp="maker").json()
+    assert (answer["status"], answer["remaining"]) == ("pending_stop", 10)
+    assert market.journaled("buy 10@110.00/105.00") == 1
+    assert market.journaled("stp=maker") == 1
+
+
+def test_a_market_buy_is_bounded_by_what_the_shown_book_would_cost(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    browser = web.browser(seller)
+    market.order(browser, "sell 5@100")
+    market.order(browser, "sell 5@101")
+    feed = web.platform.markets.get(market.product.id)
+    assert feed is not None
+    wait_until(lambda: len(feed.levels(Side.SELL)) == 2, "the book to be shown")
+    answer = market.order(web.browser(buyer), "buy 10", id="web-m").json()
+    assert (answer["status"], answer["filled"]) == ("filled", 10)
+    # (5 × 100 + 5 × 101) and 5 %, a share: 105.525, down to the grid.
+    assert market.journaled("buy 10@105.52/0 id=web-m tif=ioc") == 1
+
+
+def test_a_refused_order_has_its_code_and_frees_its_cash(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    market.order(web.browser(seller), "sell 1@45")
+    market.order(web.browser(seller), "buy 1@45", stp="none")  # last is 45 now
+    browser = web.browser(buyer)
+    for text, code in (
+        ("buy 100@50.255", "bad_tick"),
+        ("buy 2000000@0.01", "max_quantity"),
+        ("buy 10@50/40", "stop_would_trigger"),
+        ("buy 0@50", "invalid_order"),
+        ("buy 10000@50", "insufficient_cash"),
+    ):
+        answer = market.order(browser, text)
+        assert (answer.status, answer.error) == (422, code), text
+        assert len(answer.json()["error"]["message"]) > 10
+        assert market.available(buyer) == CASH, text
+
+
+def test_a_form_filled_in_wrong_is_told_and_sends_nothing(
+    web: Web, market: Market, buyer: User
+) -> None:
+    browser = web.browser(buyer)
+    form = {"product": market.product.id, "type": "buy", "quantity": "1", "price": "50"}
+    for name, values in {
+        "type": ("give", "", "BUY"),
+        "quantity": ("", "1.5", "-1", "١", "1" * 13),
+        "price": ("50,25", "-1", "1e3", "50.12345", "nan"),
+        "stop": ("x",),
+        "tif": ("forever",),
+        "stp": ("me",),
+        "id": ("a1", "web-", "web-" + "x" * 33, "web-a b", "web-ä"),
+        "owner": ("1",),
+    }.items():
+        for value in values:
+            answer = browser.post("/default/order", {**form, name: value}, JSON)
+            assert (answer.status, answer.error) == (400, "bad_request"), (name, value)
+    assert market.journaled("buy") == 0
+
+
+def test_a_product_that_is_not_there(web: Web, buyer: User) -> None:
+    browser = web.browser(buyer)
+    for product in ("99999", "", "x", "1 OR 1=1"):
+        form = {"product": product, "type": "buy", "quantity": "1", "price": "1"}
+        assert browser.post("/default/order", form, JSON).error == "unknown_ticker"
+        assert browser.post("/default/delete", {"product": product, "oid": 1}, JSON).status == 404
+
+
+def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
+    web: Web, market: Market, buyer: User
+) -> None:
+    browser = web.browser(buyer)
+    form = {"product": market.product.id, "type": "buy", "quantity": "7", "price": "50"}
+    trade_page = f"/default/trade/{market.product.id}"
+    for change, sentence in (
+        ({}, "Order #1: open, 0 filled, 7 open"),
+        ({"quantity": "many"}, "Quantity is a whole number"),
+        ({"price": "50.255"}, "50.255"),
+    ):
+        answer = browser.post("/default/order", {**form, **change})
+        assert (answer.status, answer.headers["location"]) == (303, trade_page)
+        assert sentence in browser.get(trade_page).text
+    answer = browser.post("/default/delete", {"product": market.product.id, "oid": "all"})
+    assert (answer.status, answer.headers["location"]) == (303, trade_page)
+    assert "1 order canceled" in browser.get(trade_page).text
+
+
+# -- canceling
+
+
+def test_traders_cancel_their_own_orders_only(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    mine, other = web.browser(buyer), web.browser(seller)
+    assert market.order(mine, "buy 10@50").json()["oid"] == 1
+    assert market.order(mine, "buy 10@51").json()["oid"] == 2
+    assert market.order(other, "buy 10@52").json()["oid"] == 3
+    for browser, oid in ((other, 1), (mine, 99)):
+        answer = market.delete(browser, oid)
+        assert (answer.status, answer.error) == (422, "order_not_found")
+    canceled = market.delete(mine, 1).json()
+    assert (canceled["oid"], canceled["status"]) == (1, "canceled")
+    all_of_mine = market.delete(mine, "all").json()
+    assert [event["oid"] for event in all_of_mine["events"]] == [2]
+    assert market.delete(mine, "all").json()["events"] == []
+    assert market.delete(other, 3).status == 200
+
+
+def test_an_oid_is_a_number_or_all(web: Web, market: Market, buyer: User) -> None:
+    browser = web.browser(buyer)
+    for oid in ("", "x", "-1", "1.5", "everything", "1" * 13):
+        answer = market.delete(browser, oid)
+        assert (answer.status, answer.error) == (400, "bad_request"), oid
+
+
+# -- never twice
+
+
+def test_the_same_id_again_is_answered_and_not_sent(web: Web, market: Market, buyer: User) -> None:
+    first = market.order(web.browser(buyer), "buy 10@50", id="web-1").json()
+    again = market.order(web.browser(buyer), "buy 10@50", id="web-1")
+    assert (again.status, again.json()["oid"]) == (200, first["oid"])
+    assert again.json()["status"] == "open"
+    assert again.json()["events"] == [{"event": "duplicate", "oid": first["oid"]}]
+    assert market.journaled(" buy ") == 1
+
+
+def test_many_clicks_at_once_are_one_order(web: Web, market: Market, buyer: User) -> None:
+    browsers = [web.browser(buyer) for _ in range(8)]
+    for browser in browsers:
+        browser.get("/default/about")
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        answers = list(
+            pool.map(lambda browser: market.order(browser, "buy 10@50", id="web-1"), browsers)
+        )
+    assert {(answer.status, answer.json()["oid"]) for answer in answers} == {(200, 1)}
+    assert market.journaled(" buy ") == 1
+
+
+def test_an_id_is_of_one_order(web: Web, market: Market, buyer: User, seller: User) -> None:
+    assert market.order(web.browser(buyer), "buy 10@50", id="web-1").status == 200
+    answer = market.order(web.browser(buyer), "buy 11@50", id="web-1")
+    assert (answer.status, answer.error) == (422, "duplicate_id")
+    assert market.order(web.browser(seller), "buy 11@50", id="web-1").status == 200
+
+
+def test_a_refused_orders_id_may_be_used_again(web: Web, market: Market, buyer: User) -> None:
+    browser = web.browser(buyer)
+    assert market.order(browser, "buy 10@50.255", id="web-1").error == "bad_tick"
+    assert market.order(browser, "buy 10@50.25", id="web-1").json()["status"] == "open"
+
+
+def test_cash_is_promised_once_however_many_ask_at_the_same_time(
+    web: Web, market: Market, buyer: User
+) -> None:
+    browsers = [web.browser(buyer) for _ in range(4)]
+    for browser in browsers:
+        browser.get("/default/about")
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        # Each wants 60 % of the cash.
+        answers = list(pool.map(lambda browser: market.order(browser, "buy 600@100"), browsers))
+    assert sorted(answer.status for answer in answers) == [200, 422, 422, 422]
+    assert market.available(buyer) == CASH - 600 * 1_000_000
+
+
+# -- matching servers that go away
+
+
+def test_with_the_matching_server_away_nothing_is_sent_or_promised(
+    web: Web, market: Market, buyer: User
+) -> None:
+    market.server.kill()
+    known = web.platform.markets.get(market.product.id)
+    assert known is not None
+    wait_until(lambda: not known.can_trade, "the line to be lost")
+    answer = market.order(web.browser(buyer), "buy 10@50", id="web-1")
+    assert (answer.status, answer.error) == (503, "not_ready")
+    assert answer.headers["retry-after"] == "2"
+    assert market.state(buyer, "web-1") is None
+    assert market.available(buyer) == CASH
+    assert market.delete(web.browser(buyer), "all").error == "not_ready"
+
+
+def test_an_order_that_never_arrived_frees_its_cash_once_that_is_sure(
+    web: Web, market: Market, buyer: User
+) -> None:
+    with running_log2db(web.var, market.product.name):
+        os.kill(market.server.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(market.order, web.browser(buyer), "buy 10@50", id="web-1")
+            wait_until(lambda: market.available(buyer) < CASH, "the cash to be promised")
+            market.server.kill()
+            answer = asked.result()
+        assert (answer.status, answer.json()["unknown"]) == (202, True)
+        assert answer.json()["id"] == "web-1"
+        assert market.state(buyer, "web-1") is State.UNKNOWN
+        assert market.available(buyer) == CASH - 10 * 500_000
+        assert market.order(web.browser(buyer), "buy 10@50", id="web-1").status == 202
+        with running_match(web.var, market.product.name, market.product.port):
+            web.wait_until_live(market.product)
+            wait_until(
+                lambda: market.state(buyer, "web-1") is State.NEVER, "the order to be given up"
+            )
+            assert market.available(buyer) == CASH
+            assert market.journaled(" buy ") == 0
+            again = market.order(web.browser(buyer), "buy 10@50", id="web-1")
+            assert (again.status, again.json()["status"]) == (200, "open")
+            assert market.journaled(" buy ") == 1
+
+
+def test_an_order_whose_answer_was_lost_is_found_again(
+    web: Web, manager: User, buyer: User
+) -> None:
+    ticker, port = f"t{next(NUMBERS)}", free_port()
+    wire = Wire(port)
+    try:
+        with running_match(web.var, ticker, port) as server:
+            product = web.add_product(ticker, by=manager, port=wire.port)
+            web.wait_until_live(product)
+            market = Market(web, product, server)
+            with ThreadPoolExecutor(1) as pool:
+                wire.is_deaf = True
+                asked = pool.submit(market.order, web.browser(buyer), "buy 10@50", id="web-1")
+                wait_until(lambda: market.journaled(" buy ") == 1, "the order to be journaled")
+                wire.cut()
+                answer = asked.result()
+            assert (answer.status, answer.json()["unknown"]) == (202, True)
+            wire.is_deaf = False
+            web.wait_until_live(product)
+            assert market.state(buyer, "web-1") is State.ACCEPTED
+            again = market.order(web.browser(buyer), "buy 10@50", id="web-1")
+            assert (again.status, again.json()["oid"]) == (200, 1)
+            assert market.journaled(" buy ") == 1
+            assert market.available(buyer) == CASH - 10 * 500_000
+    finally:
+        wire.close()
+
+
+def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
+    web: Web, market: Market, buyer: User
+) -> None:
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
+    with running_log2db(web.var, market.product.name):
+        with web.database(write=True) as db:
+            intents.reserve(
+                db,
+                buyer.id,
+                market.product,
+                request,
+                bids=(),
+                asks=(),
+                last=1_000_000,
+                ts=now() // 1000 - 10_000,  # it stopped ten seconds ago, before it sent
+                at=now() - 10_000_000,
+            )
+        assert market.available(buyer) < CASH
+        wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the reconciler")
+        assert market.available(buyer) == CASH
+
+
+# -- to the P&L page
+
+
+def test_a_trade_comes_to_the_profit_and_loss_pages_of_both(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    path = f"/default/pandl.json/{market.product.id}"
+    with running_log2db(web.var, market.product.name):
+        market.order(web.browser(seller), "sell 100@101")
+        market.order(web.browser(buyer), "buy 60@101.50")
+        of_buyer, of_seller = web.browser(buyer), web.browser(seller)
+        wait_until(lambda: of_buyer.get(path).json()["shares"] == 60, "the trade to be settled")
+    bought, sold = of_buyer.get(path).json(), of_seller.get(path).json()
+    assert (bought["actual_cash"], bought["amount_spent"]) == ("93940.00", "6060.00")
+    assert (sold["actual_cash"], sold["shares"]) == ("106060.00", -60)
+    row = bought["rows"][0]
+    assert (row["quantity_buy"], row["quantity_sell"], row["price"]) == (60, 0, "101.00")
+    assert (bought["now"]["price"], bought["now"]["balance"]) == ("101.00", "0.00")
+    assert sold["tied_up"]["short_positions"] == "12120.00"
+    assert sold["tied_up"]["short_orders"] == "4040.00"
+    assert bought["as_of"] > 0
+    page = of_buyer.get(f"/default/pandl/{market.product.id}").text
+    assert "93,940.00" in page
+    csv = of_buyer.get(f"/default/pandl.csv/{market.product.id}").text
+    assert csv.splitlines()[0] == "time,quantity_buy,quantity_sell,price,total_shares,balance"
