@@ -1,0 +1,266 @@
+"""From a click in the browser to the P&L, as traders see it."""
+
+from playwright.sync_api import expect
+
+from tests.end_to_end.venue import DESKTOP, PHONE, Venue
+from tests.waiting import wait_until
+
+
+def test_a_click_becomes_an_order_a_trade_a_position_and_a_profit(venue: Venue) -> None:
+    market = venue.open_market("acme")
+    with venue.visitor() as alice, venue.trader() as bob:
+        alice.sign_up("alice")
+        alice.log_out()
+        alice.log_in("alice")
+        alice.page.get_by_role("link", name="Products").click()
+        alice.page.get_by_role("link", name="Trade acme").click()
+        alice.wait_for_line("live")
+        alice.page.evaluate("() => { window.stayed = true; }")
+
+        # A buy limit by a click on the canvas: in the book, in the table, a mark on the axis.
+        alice.page.keyboard.press("2")
+        alice.click("99.50", 100)
+        alice.arm()
+        alice.wait_for_level("bids", "99.50", 100)
+        [order] = alice.wait_for_orders(1)
+        assert (order["side"], order["price"], order["remaining"]) == ("buy", 995_000, 100)
+        alice.mark(order["oid"])
+        row = alice.page.locator(f"#open-orders tr[data-oid='{order['oid']}']")
+        expect(row).to_contain_text("buy limit")
+
+        # Somebody else hits it, by a click as well.
+        bob.open_trade_page(market)
+        bob.wait_for_level("bids", "99.50", 100)
+        bob.page.keyboard.press("6")
+        bob.click("99.50", 60)
+        bob.arm()
+        alice.wait_for_level("bids", "99.50", 40)
+        expect(bob.page.locator("#tape tr").first).to_contain_text("99.50")
+        expect(alice.page.locator("#position")).to_have_text("60")
+        expect(alice.page.locator("#actual")).to_have_text("44,030.00")
+        expect(bob.page.locator("#position")).to_have_text("−60")
+        expect(alice.page.locator("#voice")).to_contain_text("Bought 60 at 99.50")
+
+        # Ten go back at 100.00: half a unit of profit on each of sixty.
+        alice.page.keyboard.press("6")
+        alice.click("100.00", 10)
+        alice.wait_for_level("asks", "100.00", 10)
+        bob.page.keyboard.press("2")
+        bob.click("100.00", 10)
+        expect(alice.page.locator("#position")).to_have_text("50")
+        expect(alice.page.locator("#pandl")).to_have_text("+30.00")
+        expect(bob.page.locator("#pandl")).to_have_text("−30.00")
+
+        # What rests is canceled by its mark.
+        alice.wait_for_orders(1)
+        mark = alice.mark(order["oid"])
+        alice.page.mouse.click(mark["x"], mark["y"])
+        alice.wait_for_orders(0)
+        bob.wait_for_level("bids", "99.50", 0)
+        expect(row).to_have_count(0)
+        assert alice.page.evaluate("() => window.stayed"), "the page was loaded anew"
+
+
+def test_all_eight_kinds_go_in_from_the_canvas(venue: Venue) -> None:
+    market = venue.open_market("kinds")
+    with venue.trader() as maker, venue.trader() as taker:
+        maker.open_trade_page(market)
+        maker.page.keyboard.press("2")
+        maker.click("99.00", 200)
+        maker.arm()
+        maker.page.keyboard.press("6")
+        maker.click("101.00", 200)
+        maker.wait_for_orders(2)
+
+        taker.open_trade_page(market)
+        taker.wait_for_level("asks", "101.00", 200)
+        taker.page.get_by_label("buy market").check()
+        taker.click("100.50", 20)
+        taker.arm()
+        maker.wait_for_level("asks", "101.00", 180)
+        taker.page.get_by_label("sell market").check()
+        taker.click("100.50", 30)
+        maker.wait_for_level("bids", "99.00", 170)
+        expect(taker.page.locator("#position")).to_have_text("−10")
+
+        # last is 99.00: stops wait on their own side of it.
+        taker.page.get_by_label("buy stop market").check()
+        taker.click("101.20", 40)
+        taker.page.get_by_label("sell stop market").check()
+        taker.click("98.90", 40)
+        taker.page.get_by_label("buy stop limit").check()
+        press_and_release(taker, stop="101.30", limit="101.40")
+        taker.page.get_by_label("sell stop limit").check()
+        press_and_release(taker, stop="98.80", limit="98.70")
+        orders = taker.wait_for_orders(4)
+        waiting = [(order["side"], order["stop"], order["price"]) for order in orders]
+        assert waiting == [
+            ("buy", 1_012_000, 1_062_600),  # a market buy goes in with a limit: what is reserved
+            ("sell", 989_000, 0),
+            ("buy", 1_013_000, 1_014_000),
+            ("sell", 988_000, 987_000),
+        ]
+        assert {order["status"] for order in orders} == {"pending_stop"}
+        assert {order["stp"] for order in orders} == {"maker"}
+        for order in orders:
+            taker.mark(order["oid"])
+
+        taker.page.get_by_role("button", name="Cancel all").click()
+        taker.wait_for_orders(0)
+
+
+def press_and_release(trader, *, stop: str, limit: str) -> None:
+    """The press is the stop price, the release the limit price."""
+    trader.point(stop, 40)
+    trader.page.mouse.down()
+    trader.point(limit, 40)
+    trader.page.mouse.up()
+
+
+def test_nothing_is_sent_by_a_click_outside_the_plot_or_before_the_trader_has_armed(
+    venue: Venue,
+) -> None:
+    market = venue.open_market("calm")
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        sent: list[str] = []
+        trader.page.on("request", lambda request: sent.append(request.method))
+        box = trader.page.locator("#overlay").bounding_box()
+        assert box is not None
+        trader.page.mouse.click(box["x"] + box["width"] - 5, box["y"] + 50)
+        trader.page.mouse.click(box["x"] + 200, box["y"] + box["height"] - 5)
+        expect(trader.page.locator("#arming")).to_be_hidden()
+        trader.click("99.50", 100)
+        trader.page.get_by_role("button", name="Not now").click()
+        trader.click("99.60", 100)
+        trader.page.keyboard.press("Escape")
+        assert trader.state("armed") is False
+        assert "POST" not in sent
+        assert trader.state("orders") == []
+
+
+def test_the_keyboard_alone_aims_sends_and_cancels(venue: Venue) -> None:
+    market = venue.open_market("keys")
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        page = trader.page
+        page.locator("#overlay").focus()
+        page.keyboard.press("6")
+        assert trader.state("kind") == "sell-limit"
+        page.keyboard.press("Enter")
+        start = trader.state("aim")
+        assert start["price"] == 1_000_000
+        for key in ("ArrowRight", "Shift+ArrowRight", "ArrowUp"):
+            page.keyboard.press(key)
+        aim = trader.state("aim")
+        assert aim["price"] == 1_000_000 + 11 * 100
+        assert aim["quantity"] > start["quantity"]
+        expect(page.locator("#voice")).to_contain_text("Sell")
+
+        page.keyboard.press("Enter")
+        expect(page.locator("#arming")).to_be_visible()
+        page.keyboard.press("Enter")
+        [order] = trader.wait_for_orders(1)
+        assert (order["price"], order["quantity"]) == (aim["price"], aim["quantity"])
+        page.keyboard.press("x")
+        trader.wait_for_orders(0)
+        page.keyboard.press("Escape")
+        assert trader.state("armed") is False
+
+
+def test_on_a_phone_a_tap_aims_and_a_button_sends(venue: Venue) -> None:
+    market = venue.open_market("phone")
+    with venue.trader(**PHONE) as trader:
+        trader.open_trade_page(market)
+        page = trader.page
+        page.get_by_label("Buy limit").check(force=True)
+        ask = "([price, quantity]) => window.emte.point(price, quantity)"
+        place = page.evaluate(ask, ["99.00", 100])
+        page.touchscreen.tap(place["x"], place["y"])
+        aim = trader.state("aim")
+        assert abs(aim["price"] - 990_000) <= 200
+        assert trader.state("orders") == []
+
+        page.get_by_role("button", name="Send").click()
+        [order] = trader.wait_for_orders(1)
+        assert (order["price"], order["quantity"]) == (aim["price"], aim["quantity"])
+        assert trader.state("aim") is None
+
+        mark = trader.mark(order["oid"])
+        page.touchscreen.tap(mark["x"], mark["y"])
+        trader.wait_for_orders(0)
+
+        page.get_by_role("tab", name="Ticket").tap()
+        trader.fill_ticket(7, "98.50")
+        page.get_by_role("button", name="Buy 7 at 98.50").tap()
+        trader.wait_for_orders(1)
+        page.get_by_role("tab", name="Orders").tap()
+        page.get_by_role("button", name="Cancel order").tap()
+        trader.wait_for_orders(0)
+
+
+def test_the_ticket_checks_the_grid_and_a_refusal_says_its_sentence(venue: Venue) -> None:
+    market = venue.open_market("grid", tick="0.05")
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        page = trader.page
+        trader.fill_ticket(10, "99.99")
+        page.get_by_role("button", name="Buy", exact=True).click()
+        expect(page.locator("#price-error")).to_have_text("The price must be a multiple of 0.05.")
+
+        trader.fill_ticket(1_000_000, "99.95")
+        page.get_by_role("button", name="Buy 1,000,000 at 99.95").click()
+        expect(page.locator(".toast.error")).to_contain_text("R17")
+        assert trader.state("orders") == []
+        # The browser itself notes the answer's status, 422.
+        assert [error for error in trader.errors if "422" not in error] == []
+        trader.errors.clear()
+
+
+def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_after(
+    venue: Venue,
+) -> None:
+    market = venue.open_market("away")
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        trader.fill_ticket(10, "99.00")
+        trader.page.get_by_role("button", name="Buy 10 at 99.00").click()
+        [order] = trader.wait_for_orders(1)
+
+        market.server.kill()
+        trader.wait_for_line("stale")
+        expect(trader.page.locator("#blocked")).to_be_visible()
+        expect(trader.page.locator("#ticket [type=submit]")).to_be_disabled()
+        trader.click("99.50", 10)
+        if trader.page.locator("#arming").is_visible():
+            trader.arm()
+        expect(trader.page.locator(".toast.error")).to_contain_text("No order was sent")
+
+        market.start()
+        trader.wait_for_line("live")
+        trader.wait_for_level("bids", "99.00", 10)
+        assert [kept["oid"] for kept in trader.wait_for_orders(1)] == [order["oid"]]
+        expect(trader.page.locator("#ticket [type=submit]")).to_be_enabled()
+
+
+def test_without_scripts_the_form_places_an_order_and_the_table_cancels_it(venue: Venue) -> None:
+    market = venue.open_market("plain")
+    with venue.trader(**DESKTOP, java_script_enabled=False) as trader:
+        page = trader.page
+        page.goto(f"/default/trade/{market.product}")
+        trader.fill_ticket(5, "99.25")
+        page.get_by_role("button", name="Send order").click()
+        expect(page.get_by_role("status")).to_contain_text("Order #1: open")
+
+        def is_listed() -> bool:
+            page.goto(f"/default/trade/{market.product}")
+            return page.locator("#open-orders").get_by_text("#1", exact=True).is_visible()
+
+        wait_until(is_listed, "the order in the table")
+        page.get_by_role("button", name="Cancel order 1").click()
+
+        def is_gone() -> bool:
+            page.goto(f"/default/trade/{market.product}")
+            return not page.locator("#open-orders").get_by_text("#1", exact=True).is_visible()
+
+        wait_until(is_gone, "the order's row to go")
