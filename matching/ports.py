@@ -39,7 +39,7 @@ class File(Source, Protocol):
         """Write `data` at the end with one call; OSError if not all of it went in."""
 
     def write_at(self, offset: int, data: bytes) -> None:
-        """Overwrite in place with one call, for data within one sector (a mark)."""
+        """Overwrite in place with one call; what lies within one sector stays whole."""
 
     def sync(self) -> None:
         """Return when all that was written or cut is on the medium (fdatasync)."""

@@ -9,7 +9,9 @@ Opening a journal follows PROTOCOL §5:
 4. The journal must reach the marks beside it: what was once promised must be there.
 5. A torn tail is copied to `<ticker>.torn`, synced, and cut off.
 6. What survived is synced before anybody is told of it: after a crash the page cache may hold more
-   than the medium, and a power cut could take that back.
+   than the medium, and a power cut could take that back. What lies beyond the durable mark is
+   written once more first, for the last process may have ended because its sync failed: the kernel
+   takes such data for written, though the next sync will not write it and a reader sees it.
 
 Until step 5 nothing is written, so a refused journal is as it was.
 """
@@ -163,7 +165,9 @@ def open_journal(
                 reference=DEFAULT_REFERENCE if reference is None else reference,
                 salt=int.from_bytes(dice.token(4), "big"),
             )
-            _begin(file, header)
+            # The sync at the end, before any mark is written, makes the header safe too.
+            file.truncate(0)
+            file.append(header.encode())
         history = History(file)
         header = history.header
         _refuse_other_terms(header, ticker=ticker, tick=tick, lot=lot, reference=reference)
@@ -175,6 +179,7 @@ def open_journal(
         check_mark(durable, durable_path(path).name, lineage=header.lineage, end=history.end)
         check_mark(settled, settled_path(path).name, lineage=header.lineage, end=history.end)
         torn_bytes = _cut_torn_tail(disk, torn_path(path), file, history.end)
+        _write_again(file, durable.offset if durable is not None else 0)
         file.sync()
         journal = Journal(header, history.end, time=replay.time)
         mark_file = _open_mark(disk, durable_path(path), journal.mark)
@@ -228,13 +233,6 @@ def _refuse_if_known(path: Path, durable: Mark | None, settled: Mark | None) -> 
             )
 
 
-def _begin(file: File, header: Header) -> None:
-    """Make an empty or half-made file a journal with no batches."""
-    file.truncate(0)
-    file.append(header.encode())
-    file.sync()
-
-
 def _refuse_other_terms(
     header: Header, *, ticker: str, tick: int | None, lot: int | None, reference: int | None
 ) -> None:
@@ -268,6 +266,12 @@ def _cut_torn_tail(disk: Disk, torn: Path, file: File, end: Position) -> int:
         copy.close()
     file.truncate(end.offset)
     return size
+
+
+def _write_again(file: File, start: int) -> None:
+    """Overwrite the file's bytes from `start` on with themselves, so that a sync writes them."""
+    for offset in range(start, file.size(), _COPY_SIZE):
+        file.write_at(offset, file.read(offset, _COPY_SIZE))
 
 
 def _open_mark(disk: Disk, path: Path, mark: Mark) -> File:

@@ -4,7 +4,7 @@ What is written stands in the page cache, which `kill` (of the process) leaves a
 does not: sectors that were not synced may be there, be zero or be garbage, each for itself, and the
 file's size may lag. A sector that is overwritten in place has its old or its new bytes, and so has
 a file that is not larger than one sector (which a mark relies on). A sync that failed has forgotten
-what it was to write: syncing again succeeds and writes nothing of it.
+what it was to write: syncing again succeeds and writes nothing of it, until it is written anew.
 
 `crash_after = n` ends the process (`Crash`) right after its n-th operation from then on.
 
@@ -53,26 +53,32 @@ class _Content:
     def __init__(self) -> None:
         self.cache = bytearray()
         self.medium = bytearray()
-        self.forgotten: list[tuple[int, int]] = []
+        self.forgotten: set[int] = set()
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.cache[offset : offset + len(data)] = data
+        self.forgotten -= set(range(offset // SECTOR, (offset + len(data)) // SECTOR + 1))
 
     def sync(self) -> None:
         written = bytearray(self.cache)
-        for start, end in self.forgotten:
-            old = bytes(self.medium[start:end]).ljust(end - start, b"\0")
-            written[start:end] = old[: max(0, len(written) - start)]
+        for sector in self.forgotten:
+            start = sector * SECTOR
+            end = min(start + SECTOR, len(written))
+            if start < end:
+                written[start:end] = self.medium[start:end].ljust(end - start, b"\0")
         self.medium = written
 
     def forget(self) -> None:
+        """A sync failed: what it was to write is taken for written from now on."""
         for start in range(0, len(self.cache), SECTOR):
-            end = min(start + SECTOR, len(self.cache))
-            if self.cache[start:end] != self.medium[start:end]:
-                self.forgotten.append((start, end))
+            if self.cache[start : start + SECTOR] != self.medium[start : start + SECTOR]:
+                self.forgotten.add(start // SECTOR)
 
     def power_cut(self, rng: random.Random, *, lose_everything: bool) -> None:
         if not lose_everything:
             self.medium = _survivors(self.medium, self.cache, rng)
         self.cache = bytearray(self.medium)
-        self.forgotten = []
+        self.forgotten.clear()
 
 
 def _survivors(medium: bytearray, cache: bytearray, rng: random.Random) -> bytearray:
@@ -214,7 +220,7 @@ class SimulatedFile:
         fitting = len(data)
         if self._disk.free is not None and growth > self._disk.free:
             fitting = len(data) - (growth - self._disk.free)
-        cache[offset : offset + fitting] = data[:fitting]
+        self._content.write(offset, data[:fitting])
         if self._disk.free is not None:
             self._disk.free -= min(growth, self._disk.free)
         self._disk.operated()

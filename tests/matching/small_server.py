@@ -43,7 +43,8 @@ class SmallServer:
         self.commit()
 
     def now(self) -> int:
-        return max(self.clock.now(), self.journal.time)
+        # The engine's time too: it has seen rejected commands, which the journal has not.
+        return max(self.clock.now(), self.journal.time, self.engine.time)
 
     def decide(self, command: Command, *, signature_prefix: str = "") -> Sequence[Event]:
         """Apply a command and add it to the open batch, unless it changed nothing."""

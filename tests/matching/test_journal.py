@@ -1,5 +1,7 @@
 """The journal's bytes: PROTOCOL §5, written from what an engine decided, and read back."""
 
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -943,6 +945,24 @@ def test_cat_prints_what_is_sound_and_then_says_what_is_not(
     code, out, err = run(capsys, "cat", journal_file)
     assert (code, len(out.splitlines())) == (75, 7)
     assert f"byte {len(EXAMPLE)}: the journal ends within a line" in err
+
+
+def test_cat_ends_quietly_when_its_reader_has_seen_enough(journal_file: Path) -> None:
+    journal = Journal(HEADER)
+    for _ in range(20_000):
+        journal.tick(at=T0)
+    journal_file.write_bytes(HEADER.encode() + journal.close_batch())
+    with subprocess.Popen(
+        [sys.executable, "-m", "matching.journal", "cat", str(journal_file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as cat:
+        assert cat.stdout is not None
+        assert cat.stderr is not None
+        assert cat.stdout.readline() == "1 1700000000.000000: tick\n"
+        cat.stdout.close()
+        assert cat.stderr.read() == ""
 
 
 def test_stat_summarises(journal_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
