@@ -118,7 +118,7 @@ class Follower:
             header = read_header(file)
             self._require_ours(header)
             with transaction(db, write=True):
-                position = resume(db, header, at=now())
+                position = resume(db, header)
             require_place(file, header, position)
             log.info("%s: following %s from record %d", self._ticker, self._path, position.seq)
             with closing(self._open_mark()) as settled:
@@ -138,6 +138,8 @@ class Follower:
     ) -> Iterator[Position]:
         """Settle what lies between the position and the durable mark; each place after a commit."""
         mark = read_durable(self._path)
+        if mark is None:
+            return
         if mark.lineage != header.lineage:
             raise ForeignJournal(
                 f"the journal is of lineage {header.lineage}, its durable mark of {mark.lineage}"
@@ -161,7 +163,7 @@ class Follower:
         said = False
         while True:
             identity = self._identity()
-            if identity is not None and read_mark(durable_path(self._path)) is not None:
+            if identity is not None and read_durable(self._path) is not None:
                 return identity
             if not said:
                 log.info("%s: waiting for %s", self._ticker, self._path)
@@ -187,15 +189,13 @@ class Follower:
             raise Stopped
 
 
-def read_durable(path: Path) -> Mark:
-    """The durable mark of a journal that has one.
+def read_durable(path: Path) -> Mark | None:
+    """How far the journal is durable; None: there is no mark, or nothing in it yet.
 
     Read until two looks agree: the server writes it with one call, but a look may fall into that.
     """
     mark = read_mark(durable_path(path))
-    while mark is None or mark != (again := read_mark(durable_path(path))):
-        if mark is None:
-            raise JournalDamaged(0, f"{durable_path(path).name} has been taken away")
+    while mark != (again := read_mark(durable_path(path))):
         mark = again
     return mark
 

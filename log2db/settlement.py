@@ -32,6 +32,11 @@ from matching.order import HOUSE, Amend, ChangeSettings, NewOrder, Side, Status
 MAX_RECORDS = 1_000
 """A transaction takes so many records at most, or one batch if that alone has more."""
 
+OPEN, PARTIALLY_FILLED, FILLED, CANCELED, PENDING_STOP = map(
+    str, (Status.OPEN, Status.PARTIALLY_FILLED, Status.FILLED, Status.CANCELED, Status.PENDING_STOP)
+)
+"""Statuses as plain text: SQLite takes that at once, and an Enum's only after a search."""
+
 _ORDER_COLUMNS = (
     "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
     " created_by, quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
@@ -154,7 +159,7 @@ class Holding:
         self.shares += shares
 
 
-def resume(db: DAL, header: Header, *, at: int) -> Position:
+def resume(db: DAL, header: Header) -> Position:
     """Where to go on reading this journal; inside a write transaction.
 
     A ticker without an open journal opens this one, from its header on. ForeignJournal if it has
@@ -172,14 +177,13 @@ def resume(db: DAL, header: Header, *, at: int) -> Position:
         execute(
             db,
             'INSERT INTO log_position (ticker, lineage, seq, "offset", batch, h, time, maker_fee,'
-            " taker_fee, closed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 'F')",
+            " taker_fee, closed) VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0, 'F')",
             header.ticker,
             header.lineage,
             start.seq,
             start.offset,
             start.batch,
             start.chain,
-            at,
         )
         return start
     seq, offset, batch, chain, lineage, closed = found[0]
@@ -257,11 +261,11 @@ class _Fold:
                 self.taker_fee = fees.get("taker_fee", self.taker_fee)
             case Canceled():
                 row = self._changed(body.oid, record)
-                row.status = Status.CANCELED.value
-                row.reason = body.reason.value
+                row.status = CANCELED
+                row.reason = str(body.reason)
             case Triggered():
                 row = self._changed(body.oid, record)
-                row.status = Status.OPEN.value
+                row.status = OPEN
                 row.triggered_on = record.time
             case Decremented():
                 self._changed(body.oid, record).quantity -= body.quantity
@@ -318,7 +322,7 @@ class _Fold:
             row = self._changed(oid, record)
             row.filled += trade.quantity
             done = row.filled >= row.quantity
-            row.status = (Status.FILLED if done else Status.PARTIALLY_FILLED).value
+            row.status = FILLED if done else PARTIALLY_FILLED
         self.matches.append(
             (
                 *self.key,
@@ -330,7 +334,7 @@ class _Fold:
                 trade.seller,
                 trade.buy_oid,
                 trade.sell_oid,
-                trade.taker.value if trade.taker is not None else "none",
+                str(trade.taker) if trade.taker is not None else "none",
                 buyer_fee,
                 seller_fee,
                 record.time,
@@ -343,17 +347,17 @@ class _Fold:
             order.quantity,
             order.price,
             order.stop,
-            (Status.PENDING_STOP if order.stop else Status.OPEN).value,
+            PENDING_STOP if order.stop else OPEN,
             modified_on=record.time,
             fixed=(
                 *self.key,
                 oid,
                 record.seq,
-                order.side.value,
+                str(order.side),
                 order.peak,
                 order.client_id,
-                order.tif.value,
-                order.stp.value,
+                str(order.tif),
+                str(order.stp),
                 "FT"[order.post],
                 "FT"[order.cod],
                 record.time,

@@ -49,7 +49,7 @@ class Report(msgspec.Struct):
     summary: str
 
 
-def verify(db: DAL, source: Source, ticker: str, durable: Mark) -> Report:
+def verify(db: DAL, source: Source, ticker: str, durable: Mark | None) -> Report:
     """Compare the database with a journal, up to the record that the database has reached.
 
     How far it is behind the durable mark is told, and is no difference. ForeignJournal if it has
@@ -80,7 +80,7 @@ def verify(db: DAL, source: Source, ticker: str, durable: Mark) -> Report:
         f"{len(books.orders)} orders, {len(books.matches)} matches, {len(books.positions)}"
         f" positions and {accounts} accounts"
     )
-    lag = durable.seq - seq
+    lag = durable.seq - seq if durable is not None else 0
     behind = f"; the database is {lag} records behind" if lag > 0 else ""
     if not differences:
         return Report([], f"OK {ticker}: {counts} agree up to record {seq}{behind}")
@@ -151,8 +151,8 @@ class _Books:
         fees = [0, 0]
         if trade.taker is not None:
             for side, role in enumerate(roles[str(trade.taker)]):
-                # ⌊x + ½⌋ of the value's millionths (hundredths of a basis point)
-                fees[side] = (value * self.fees[f"{role}_fee"] + 500_000) // 1_000_000
+                # ⌊x + ½⌋; the rate is in ten-thousandths of a basis point, 10⁻⁸ of the value.
+                fees[side] = (value * self.fees[f"{role}_fee"] + 50_000_000) // 100_000_000
         for side, oid in enumerate((trade.buy_oid, trade.sell_oid)):
             order = self.orders[oid]
             filled = order["filled"] + trade.quantity

@@ -23,8 +23,8 @@ from matching.order import Side
 PANDL_ROWS = 500
 """The newest trades that the P&L page lists."""
 
-FEE_SCALE = 1_000_000
-"""Fees are in hundredths of a basis point: so many of them are the whole value."""
+FEE_SCALE = 100_000_000
+"""Fees are in ten-thousandths of a basis point: so many of them are the whole value."""
 
 OPEN_INTENTS = "('reserved', 'unknown', 'accepted')"
 """The states of intents that may become, or already are, an order."""
@@ -164,9 +164,9 @@ def tied_up(
 
 
 def fee(value: int, rate: int) -> int:
-    """A fee of `rate` hundredths of a basis point: ⌊x + ½⌋ (R17); negative: a rebate.
+    """A fee of `rate` ten-thousandths of a basis point: ⌊x + ½⌋ (R17); negative: a rebate.
 
-    >>> fee(10_000, 50), fee(10_000, -50), fee(9_999, 50)
+    >>> fee(10_000, 5_000), fee(10_000, -5_000), fee(9_999, 5_000)
     (1, 0, 0)
     """
     return (2 * value * rate + FEE_SCALE) // (2 * FEE_SCALE)
@@ -229,7 +229,7 @@ def value_price(side: Side, *, price: int, stop: int) -> int:
 
 
 def taker_fees(db: DAL) -> dict[str, int]:
-    """Ticker → taker fee, in hundredths of a basis point, as the journals say."""
+    """Ticker → taker fee, in ten-thousandths of a basis point, as the journals say."""
     return dict(rows(db, "SELECT ticker, taker_fee FROM log_position WHERE closed = 'F'"))
 
 

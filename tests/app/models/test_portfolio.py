@@ -87,7 +87,9 @@ def test_shares_of_one_product_do_not_cover_sells_of_another() -> None:
     assert portfolio.tied_up(held, [Working("intc", SELL, 5, 6)], {}) == (0, 30, 0)
 
 
-@pytest.mark.parametrize(("rate", "fee"), [(0, 0), (10_000, 10), (-10_000, 0), (250, 0), (500, 1)])
+@pytest.mark.parametrize(
+    ("rate", "fee"), [(0, 0), (10**6, 10), (-(10**6), 0), (40_000, 0), (50_000, 1)]
+)
 def test_a_buy_reserves_the_taker_fee_only_if_it_is_positive(rate: int, fee: int) -> None:
     buys, _, _ = portfolio.tied_up({}, [Working("intc", BUY, 10, 100)], {"intc": rate})
     assert buys == 1000 + fee
