@@ -89,7 +89,8 @@ export class Orders {
 
 /** The sentence of a refusal, with the rule that it rests on. */
 export function sentence({ message, rule }) {
-  return rule && !message.includes(rule) ? `${message} (${rule})` : message;
+  const words = message.charAt(0).toUpperCase() + message.slice(1);
+  return rule && !words.includes(rule) ? `${words} (${rule})` : words;
 }
 
 function refusal(message) {

@@ -18,6 +18,7 @@ export class Ticket {
   #book;
   #onKind;
   #kind;
+  #typed = new Set(); // fields with a trader's own value, which no proposal overwrites
 
   /** `onSend(order)` gets an order that lies on the grids, `onKind(kind)` a chosen kind. */
   constructor({ form, grid, book, onSend, onKind }) {
@@ -30,7 +31,6 @@ export class Ticket {
     this.#fields = { type, kind, quantity, price, stop, tif };
     this.#preview = form.querySelector(".preview");
     this.#submit = form.querySelector("[type=submit]");
-    kind.closest(".field").hidden = false;
     form.noValidate = true;
     form.addEventListener("input", (event) => this.#input(event.target));
     form.addEventListener("submit", (event) => {
@@ -51,14 +51,14 @@ export class Ticket {
       field.disabled = !isUsed;
       field.placeholder = isUsed ? "" : name === "price" ? "market" : "none";
       mark(field, "");
-      if (isUsed && field.value === "") this.#propose(field, kind);
+      if (isUsed && !this.#typed.has(field)) this.#propose(field, kind);
     }
     this.#submit.classList.toggle("buy", kind.side === "buy");
     this.#submit.classList.toggle("sell", kind.side === "sell");
     this.refresh();
   }
 
-  /** The market came in: empty fields get their proposals. */
+  /** The market came in: fields that nobody filled in get new proposals. */
   marketLoaded() {
     this.choose(this.#kind);
   }
@@ -68,6 +68,7 @@ export class Ticket {
     const field = this.#kind.market && this.#kind.stop ? this.#fields.stop : this.#fields.price;
     if (field.disabled) return;
     field.value = formatPrice(price);
+    this.#typed.add(field);
     this.refresh();
   }
 
@@ -90,11 +91,14 @@ export class Ticket {
       this.#onKind(kindOf(`${this.#fields.type.value}-${this.#fields.kind.value}`));
       return;
     }
+    if (field.value === "") this.#typed.delete(field);
+    else this.#typed.add(field);
     mark(field, "");
     this.refresh();
   }
 
-  /** A limit begins at the best price of its side, a stop a few ticks beyond the market. */
+  /** A limit begins at the best price of its side; a stop, and its limit, a few ticks beyond the
+   *  market. */
   #propose(field, kind) {
     const market = this.#book.mark;
     const start = kind.stop ? market + this.#away(kind.side) : (this.#book.best(kind.side) ?? market);

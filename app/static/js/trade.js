@@ -391,7 +391,6 @@ for (const name of ["pointerup", "pointermove", "wheel"]) {
 }
 addEventListener("keydown", pressed);
 
-document.body.classList.add("scripted");
 showArmed();
 showTab("chart");
 chooseKind(aim.kind);
