@@ -1,5 +1,8 @@
 """From a click in the browser to the P&L, as traders see it."""
 
+from collections.abc import Callable
+
+import pytest
 from playwright.sync_api import expect
 
 from tests.end_to_end.venue import DESKTOP, PHONE, Venue
@@ -173,6 +176,8 @@ def test_on_a_phone_a_tap_aims_and_a_button_sends(venue: Venue) -> None:
     with venue.trader(**PHONE) as trader:
         trader.open_trade_page(market)
         page = trader.page
+        pixels = page.evaluate("() => [document.getElementById('plot').width, innerWidth]")
+        assert pixels[0] > 1.8 * pixels[1], "not as sharp as the screen"
         page.get_by_label("Buy limit").check(force=True)
         ask = "([price, quantity]) => window.emte.point(price, quantity)"
         place = page.evaluate(ask, ["99.00", 100])
@@ -215,6 +220,59 @@ def test_the_ticket_checks_the_grid_and_a_refusal_says_its_sentence(venue: Venue
         # The browser itself notes the answer's status, 422.
         assert [error for error in trader.errors if "422" not in error] == []
         trader.errors.clear()
+
+
+def test_the_view_follows_the_price_but_never_under_a_hand(venue: Venue) -> None:
+    market = venue.open_market("view")
+    with venue.trader() as trader, venue.trader() as other:
+        trader.open_trade_page(market)
+        other.open_trade_page(market)
+        trader.fill_ticket(10, "104.00")
+        trader.page.get_by_role("button", name="Buy 10 at 104.00").click()
+        trader.wait_for_orders(1)
+        trader.page.hover("#overlay")
+        before = trader.state("view")
+        other.page.locator("#ticket [value=sell]").check()
+        other.fill_ticket(10, "104.00")
+        other.page.get_by_role("button", name="Sell 10 at 104.00").click()
+        trader.wait_for("last", lambda last: last == "104.00", "the trade")
+        held = trader.state("view")
+        assert (held["low"], held["high"]) == (before["low"], before["high"])
+
+        trader.page.hover("#book")
+        trader.wait_for("view", is_around(1_040_000), "the view to follow")
+
+
+def is_around(price: int) -> Callable[[dict[str, float]], bool]:
+    """Whether a view has the price near its middle."""
+    return lambda view: abs((view["low"] + view["high"]) / 2 - price) < 1_000
+
+
+def test_the_wheel_zooms_the_axis_pans_and_c_comes_back(venue: Venue) -> None:
+    market = venue.open_market("zoom")
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        start = trader.state("view")
+        x = trader.point("100.50", 100)[0]
+        trader.page.mouse.wheel(0, -300)
+        closer = trader.wait_for("view", lambda view: view["held"], "the zoom")
+        assert closer["high"] - closer["low"] < start["high"] - start["low"]
+        assert trader.point("100.50", 100)[0] == pytest.approx(
+            x, abs=0.5
+        )  # it stays under the hand
+
+        box = trader.page.locator("#overlay").bounding_box()
+        assert box is not None
+        axis = box["y"] + box["height"] - 10
+        trader.page.mouse.move(x, axis)
+        trader.page.mouse.down()
+        trader.page.mouse.move(x - 100, axis, steps=3)
+        trader.page.mouse.up()
+        assert trader.state("view")["low"] > closer["low"]
+        assert trader.state("orders") == []
+
+        trader.page.keyboard.press("c")
+        assert trader.state("view") == {**start, "held": False}
 
 
 def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_after(
