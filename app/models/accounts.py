@@ -27,7 +27,7 @@ from passlib.hash import pbkdf2_sha256
 from pydal import DAL
 
 from app.models import settings
-from app.models.db import Invalid, Taken, execute, insert, lock_account, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_positions, rows
 from matching.order import parse_price
 
 LOGIN_FAILED = "Wrong username or password"
@@ -155,7 +155,7 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
         reason="initial deposit",
         created_on=at,
     )
-    lock_account(db, owner)
+    lock_positions(db)
     execute(
         db,
         "UPDATE auth_user SET actual_cash = actual_cash + ?"

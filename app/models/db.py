@@ -45,6 +45,10 @@ _AWAY = frozenset(
 """SQLite's primary codes that speak of the file and its locks, not of the statement."""
 
 
+_MIGRATION_LOCK = 0x454D5445
+"""The number of our advisory lock on PostgreSQL: EMTE."""
+
+
 class DatabaseAway(Exception):
     """The database cannot be reached, or another transaction was in the way: wait and try again."""
 
@@ -64,14 +68,17 @@ class Invalid(Exception):
 def migrate(uri: str, var: Var) -> None:
     """Bring the database's tables up to date; safe from any number of processes at once.
 
-    One process at a time, by a file lock, and in one transaction, so that one killed in the middle
-    leaves nothing half-done. The record of the schema lives in the database itself.
+    One process at a time, by a file lock (and one machine, by PostgreSQL's own), and in one
+    transaction, so that one killed in the middle leaves nothing half-done. The record of the schema
+    lives in the database itself.
     """
     with (var.run_dir / "migrate.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         db = _connect(uri, migrate=True)
         try:
             with transaction(db, write=True), _one_commit(db):
+                if not _is_sqlite(db):
+                    rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
                 tables.define(db)
                 for statement in tables.INDEXES:
                     db.executesql(statement)
@@ -144,6 +151,12 @@ def lock_account(db: DAL, owner: int) -> None:
     """
     if not _is_sqlite(db):
         rows(db, "SELECT id FROM auth_user WHERE id = ? FOR UPDATE", owner)
+
+
+def lock_positions(db: DAL) -> None:
+    """No journal is settled until the transaction ends; what has been is seen from now on."""
+    if not _is_sqlite(db):
+        execute(db, "LOCK TABLE position IN SHARE MODE")
 
 
 def close(db: DAL) -> None:

@@ -193,19 +193,10 @@ def positions(db: DAL, owner: int) -> list[Position]:
 
 
 def working_orders(db: DAL, owner: int) -> list[Working]:
-    """Open orders with what is left of them, then intents without an order row (R17)."""
-    orders = [
-        Working(ticker, Side(side), quantity, value_price(Side(side), price=price, stop=stop))
-        for ticker, side, quantity, price, stop in rows(
-            db,
-            "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price, o.stop_price"
-            " FROM buy_sell_order o"
-            " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
-            f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
-            " ORDER BY o.ticker, o.oid",
-            owner,
-        )
-    ]
+    """Intents without an order row, then open orders with what is left of them (R17).
+
+    In this order, so that an order whose row appears meanwhile is counted twice rather than never.
+    """
     intents = [
         Working(ticker, Side(side), quantity, price, is_intent=True)
         for ticker, side, quantity, price in rows(
@@ -218,7 +209,19 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
             owner,
         )
     ]
-    return orders + intents
+    orders = [
+        Working(ticker, Side(side), quantity, value_price(Side(side), price=price, stop=stop))
+        for ticker, side, quantity, price, stop in rows(
+            db,
+            "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price, o.stop_price"
+            " FROM buy_sell_order o"
+            " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
+            f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+            " ORDER BY o.ticker, o.oid",
+            owner,
+        )
+    ]
+    return intents + orders
 
 
 def value_price(side: Side, *, price: int, stop: int) -> int:
