@@ -61,6 +61,9 @@ ANSWER_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
 """How long the other side may take to take leave."""
 
+STEADY_SECONDS = 5.0
+"""A connection that stood for so long was a good one: the wait before the next begins anew."""
+
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s. A ping without an answer for as long ends the connection."""
 
@@ -308,10 +311,12 @@ class Client:
                 try:
                     await self._set_up(channels, depth)
                     is_away = False
-                    backoff.reset()
+                    live_since = time.monotonic()
                     if on_live is not None:
                         on_live()
                     await self.wait_until_lost()
+                    if time.monotonic() - live_since >= STEADY_SECONDS:
+                        backoff.reset()
                     reason = f"{self.url}: the connection is lost"
                 except (Away, Unanswered) as error:
                     reason = str(error)

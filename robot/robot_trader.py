@@ -30,7 +30,7 @@ from matching.client import (
     quote,
 )
 from matching.exits import ExitCode, Fatal
-from matching.order import Cancel, NewOrder, parse_price
+from matching.order import TICKER, Cancel, NewOrder, parse_price
 from matching.pidfile import pidfile
 from robot.strategy import Desk, RandomTrader, Strategy, describe
 
@@ -147,6 +147,12 @@ def _owners(text: str) -> list[int]:
     return [int(owner) for owner in owners]
 
 
+def _ticker(text: str) -> str:
+    if TICKER.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a ticker")
+    return text
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -178,7 +184,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "-w", "--wait_time", type=_seconds, default=1.0, help="seconds between two orders (1.0)"
     )
-    parser.add_argument("-t", "--ticker", help="trade only this product (default: ask the server)")
+    parser.add_argument(
+        "-t", "--ticker", type=_ticker, help="trade only this product (default: ask the server)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the matching server's host")
     parser.add_argument(
         "--seed", type=int, help="the seed of the dice (default: another each time)"

@@ -8,6 +8,7 @@ is there already stays: a second demo on the same var/ goes on where the first o
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -15,7 +16,7 @@ import socket
 import string
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -41,8 +42,8 @@ taken, a venue runs in this var/ already, or (with --once) something has not tra
 78 var/ or the database's address is not good
 
 examples:
-  python scripts/demo.py                                ten tickers, at http://127.0.0.1:8000/
-  python scripts/demo.py --tickers 2 --port 8080 --once    a trial: two tickers, until they trade
+  python scripts/demo.py                                 ten tickers, at http://127.0.0.1:8000/
+  python scripts/demo.py --tickers 2 --port 8080 --once  a trial: two tickers, until they trade
 """
 
 MANAGER = "manager1"
@@ -234,38 +235,34 @@ class Screen:
 
     def say(self, *lines: str) -> None:
         """Print lines, above the table."""
-        self._clear()
-        for line in lines:
-            print(line)
-        self._draw()
+        self._print(self._table, [*lines, *self._table])
 
-    def show(self, table: Sequence[str]) -> None:
-        """Show the table as it is now; into a pipe, only from time to time."""
+    def show(self, table: Callable[[], Iterable[str]]) -> None:
+        """Show the table as it is now, once a second; into a pipe, every ten."""
         now = time.monotonic()
         if now < self._next_table:
             return
         if self._is_terminal:
             self._next_table = now + TABLE_SECONDS
-            self._clear()
             size = shutil.get_terminal_size()
-            self._table = [line[: size.columns - 1] for line in table[: size.lines - 2]]
-            self._draw()
+            shown = self._table
+            self._table = [line[: size.columns - 1] for line in table()][: size.lines - 2]
+            self._print(shown, self._table)
         else:
             self._next_table = now + PLAIN_SECONDS
-            self.say(*table)
+            self.say(*table())
 
     def leave(self) -> None:
         """Leave the table as it is; what is printed next comes below it."""
         self._table = []
 
-    def _clear(self) -> None:
-        if self._table:
-            print(f"\x1b[{len(self._table)}A\r\x1b[J", end="")
-
-    def _draw(self) -> None:
-        for line in self._table:
-            print(line)
-        sys.stdout.flush()
+    def _print(self, shown: list[str], lines: list[str]) -> None:
+        """Take back what is shown and print lines; who looks no more does not stop the demo."""
+        clear = f"\x1b[{len(shown)}A\r\x1b[J" if shown else ""
+        try:
+            print(clear + "\n".join(lines), flush=True)
+        except OSError:  # the terminal is closed, or the pipe's reader has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Demo:
@@ -310,7 +307,7 @@ class Demo:
                 self._follow_products()
                 self._start_robots()
                 self._announce_web()
-                self._screen.show([*self._table()])
+                self._screen.show(self._table)
                 if self._is_once and self._has_done(time.monotonic() - started):
                     return
                 await asyncio.sleep(STEP_SECONDS)

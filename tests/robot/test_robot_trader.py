@@ -154,6 +154,7 @@ def test_the_same_seed_makes_the_same_orders(tmp_path: Path, servers: Servers) -
         (("-o", "1,-2"), 2, "is not an owner"),
         (("-w", "-1"), 2, "is not a number of seconds"),
         (("-w", "nan"), 2, "is not a number of seconds"),
+        (("-t", "../intc"), 2, "is not a ticker"),
         (("-p", "x"), 2, "invalid int value"),
         (("--var", "/proc/no"), 78, "cannot make /proc/no"),
     ],

@@ -191,6 +191,29 @@ def test_on_a_terminal_it_keeps_a_table_up_to_date(var: Var) -> None:
     assert b"\x1b[2A\r\x1b[J" in shown
 
 
+def test_a_demo_that_nobody_looks_at_any_more_goes_on_and_ends_whole(var: Var) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *_command("--tickers", "1")],
+        cwd=ROOT,
+        env={**os.environ, "EMTE_VAR": str(var.root)},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while b"ticker " not in os.read(ours, 65536):
+        pass
+    os.close(ours)
+    wait_until(lambda: pid_of(var.root, "web"), "the web app")
+    (product,) = _products(var)
+    wait_until(lambda: pid_of(var.root, f"robot-{product.name}-2"), "the robots")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert processes_of(var.root) == {}
+
+
 def test_a_taken_port_is_told_in_one_line_before_anything_is_made(var: Var) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
