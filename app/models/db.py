@@ -110,12 +110,12 @@ def transaction(db: DAL, *, write: bool = False) -> Iterator[None]:
         yield
         db.commit()
     except BaseException as error:
-        if _is_operational(db, error):
-            close(db)
-            if _is_away(db, error):
-                raise DatabaseAway(str(error).strip()) from error
-        else:
-            db.rollback()
+        if not isinstance(error, _operational_errors(db)):
+            _roll_back(db)
+            raise
+        close(db)
+        if _is_away(db, error):
+            raise DatabaseAway(str(error).strip().partition("\n")[0]) from error
         raise
 
 
@@ -188,21 +188,25 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
     else:
         raise Fatal(
             ExitCode.CONFIGURATION,
-            f"database {uri!r}: expected sqlite:///path/to.db or postgres://user:password@host/name",
+            f"database {scheme}…: expected sqlite:///path/to.db or postgres://user:password@host/name",
         )
     try:
         return DAL(
             uri,
             bigint_id=True,
             attempts=1,
+            decode_credentials=True,
             migrate_enabled=migrate,
             adapter_args=adapter_args,
             driver_args=driver_args,
             after_connection=_prepare_connection,
             table_hash="emte",  # pyDAL's own is of the uri: a copy elsewhere would look empty
         )
-    except RuntimeError as error:  # pyDAL's word for a server that does not answer
-        raise DatabaseAway(str(error).strip().splitlines()[-1]) from error
+    except SyntaxError as error:
+        raise Fatal(ExitCode.CONFIGURATION, f"database {scheme}…: {error}") from error
+    except RuntimeError as error:  # with a traceback in it: pyDAL's word for no answer
+        lines = [line for line in str(error).splitlines() if "Error: " in line]
+        raise DatabaseAway(lines[-1] if lines else "no answer") from error
 
 
 def _prepare_connection(adapter: Any) -> None:
@@ -246,9 +250,16 @@ def _is_sqlite(db: DAL) -> bool:
     return bool(db._adapter.dbengine == "sqlite")
 
 
-def _is_operational(db: DAL, error: BaseException) -> bool:
+def _operational_errors(db: DAL) -> tuple[type[Exception], ...]:
     driver = db._adapter.driver
-    return isinstance(error, (driver.OperationalError, driver.InterfaceError))
+    return driver.OperationalError, driver.InterfaceError
+
+
+def _roll_back(db: DAL) -> None:
+    try:
+        db.rollback()
+    except _operational_errors(db):
+        close(db)
 
 
 def _is_away(db: DAL, error: BaseException) -> bool:

@@ -269,7 +269,7 @@ def test_who_only_opens_changes_no_schema(var: Var) -> None:
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
-        ("mysql://somewhere/emte", "expected sqlite:"),
+        ("mysql://user:password@somewhere/emte", "expected sqlite:"),
         ("emte.db", "expected sqlite:"),
         ("postgres://user:password@127.0.0.1/emte", "needs its driver"),
     ],
@@ -281,6 +281,7 @@ def test_a_uri_that_cannot_be_opened_says_what_is_missing(
     with pytest.raises(Fatal, match=sentence) as raised:
         open_database(uri)
     assert raised.value.code == ExitCode.CONFIGURATION
+    assert "user" not in raised.value.message.replace("user:password@host", "")
 
 
 def test_an_account_with_money_in_the_ledger_cannot_be_deleted(db: DAL) -> None:
