@@ -81,7 +81,7 @@ export class Canvas {
   /** The mark of own orders under a point of the stage, or null. */
   markAt(x, y) {
     const { scale } = this.#market;
-    const { across, down } = this.#coarse.matches ? { across: 22, down: 44 } : { across: 11, down: 22 };
+    const [across, down] = this.#coarse.matches ? [22, 44] : [11, 22];
     if (y < scale.height || y > scale.height + down) return null;
     const near = this.#marks.filter((mark) => Math.abs(mark.x - x) <= across);
     near.sort((a, b) => Math.abs(a.x - x) - Math.abs(b.x - x));
@@ -168,9 +168,8 @@ class Layer {
 function fitting(book, scale) {
   const sides = [book.levels("buy"), book.levels("sell")];
   const price = book.mark;
-  const reach = Math.max(
-    ...sides.map((levels) => Math.abs((levels[Math.min(levels.length, NEAREST_LEVELS) - 1]?.[0] ?? price) - price)),
-  );
+  const ends = sides.map((levels) => levels[Math.min(levels.length, NEAREST_LEVELS) - 1]);
+  const reach = Math.max(...ends.map((level) => (level ? Math.abs(level[0] - price) : 0)));
   const span = reach ? Math.max(2.3 * reach, scale.smallestSpan) : scale.startSpan;
   const shown = sides
     .flat()

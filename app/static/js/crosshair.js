@@ -30,7 +30,9 @@ export function drawAim(pen, look, size, { aim, book, scale }) {
 }
 
 export function drawMarkHint(pen, look, scale, { x, orders }) {
-  const lines = orders.slice(-5).map((order) => `#${order.oid} ${describe({ ...order, quantity: order.remaining })}`);
+  const lines = orders
+    .slice(-5)
+    .map((order) => `#${order.oid} ${describe({ ...order, quantity: order.remaining })}`);
   const hint = orders.length > 1 ? `a click cancels #${orders.at(-1).oid}` : "a click cancels it";
   drawCard(pen, look, scale, {
     x, y: scale.height - 6, color: look.text, title: null, lines: [...lines, hint],

@@ -43,7 +43,10 @@ export class Ladder {
     const room = this.#panel.querySelector(".levels").clientHeight - 2 * ROW_PIXELS - 12;
     if (room <= 0) return;
     const count = Math.max(3, Math.floor(room / 2 / ROW_PIXELS));
-    const shown = { buy: this.#book.levels("buy").slice(0, count), sell: this.#book.levels("sell").slice(0, count) };
+    const shown = {
+      buy: this.#book.levels("buy").slice(0, count),
+      sell: this.#book.levels("sell").slice(0, count),
+    };
     const most = Math.max(1, ...[...shown.buy, ...shown.sell].map(([, quantity]) => quantity));
     for (const side of ["sell", "buy"]) this.#fill(this.#sides[side], shown[side], count, most);
     write(this.#middle, this.#spread());

@@ -26,7 +26,7 @@ export function drawPlot(pen, look, size, { book, orders, scale }, { coarse }) {
   drawOwnBars(pen, look, scale, orders.open);
   drawMatches(pen, look, scale, book.trades);
   pen.restore();
-  const marks = gatherMarks(scale, orders.open, coarse ? 30 : 16);
+  const marks = gatherMarks(scale, orders.open, coarse ? 44 : 22);
   for (const mark of marks) drawMark(pen, look, scale, mark, coarse);
   return marks;
 }

@@ -219,7 +219,8 @@ export class Pointer {
 
   /** Where an aim by keys begins: at the best price of the own side, an easy quantity. */
   #start() {
-    const price = this.#book.best(this.#aim.kind.side) ?? this.#book.mark ?? this.#scale.price(this.#scale.width / 2);
+    const best = this.#book.best(this.#aim.kind.side) ?? this.#book.mark;
+    const price = best ?? this.#scale.price(this.#scale.width / 2);
     return { price, quantity: this.#scale.quantity(this.#scale.height * 0.6) };
   }
 

@@ -8,12 +8,13 @@ import { Canvas } from "./canvas.js";
 import { Feed } from "./feed.js";
 import { describe, KINDS, kindOf } from "./kinds.js";
 import { Ladder } from "./ladder.js";
+import { News } from "./news.js";
 import { Notices } from "./notices.js";
 import { OpenTable } from "./opentable.js";
 import { Orders, sentence } from "./orders.js";
 import { Pointer } from "./pointer.js";
 import { preview } from "./preview.js";
-import { formatPrice, formatQuantity, parsePrice } from "./prices.js";
+import { formatPrice, parsePrice } from "./prices.js";
 import { Scale } from "./scale.js";
 import { Tape } from "./tape.js";
 import { Ticket } from "./ticket.js";
@@ -41,6 +42,7 @@ const book = new Book();
 const orders = new Orders(page);
 const scale = new Scale(page);
 const notices = new Notices({ toasts: element("toasts"), voice: element("voice") });
+const news = new News({ notices, onCancel: cancel });
 const aim = new Aim({ kind: kindOf("buy-limit"), onChange: aimChanged });
 const canvas = new Canvas({
   stage: element("stage"),
@@ -74,7 +76,6 @@ const feed = new Feed({
   onState: lineChanged,
 });
 
-const told = new Set(); // tids of own trades that were announced already
 let lineage = null;
 
 // -- what the feed says
@@ -106,7 +107,7 @@ function hear(message) {
       ownOrderChanged(message);
       break;
     case "intent":
-      tellResolved(message);
+      lostOrderResolved(message);
       break;
   }
 }
@@ -130,33 +131,14 @@ function ownOrderChanged(message) {
   ownOrdersChanged();
   account.refreshSoon();
   if (found) notices.show(`Order #${order.oid} arrived: ${order.status.replaceAll("_", " ")}.`);
-  // The answer to an order tells its own fills; it may come a moment after the feed does.
-  setTimeout(() => tellEvent(message.event, order), 400);
+  news.changed(message.event, order);
 }
 
-function tellResolved(message) {
+function lostOrderResolved(message) {
   const order = orders.resolve(message);
   if (order === null) return;
-  const fate = message.state === "never" ? "never arrived" : `arrived as #${message.oid}`;
-  notices.show(`${describe(order)}: ${fate}.`, { seconds: 10 });
+  news.resolved(order, message);
   account.refreshSoon();
-}
-
-function tellEvent(event, order) {
-  if (event.event === "trade" && !told.has(event.tid)) {
-    told.add(event.tid);
-    const verb = order.side === "buy" ? "Bought" : "Sold";
-    const rest = order.remaining ? `, ${formatQuantity(order.remaining)} still open` : "";
-    notices.show(
-      `${verb} ${formatQuantity(event.quantity)} at ${event.price} (#${order.oid}${rest})`,
-      { tone: order.side },
-    );
-  } else if (event.event === "triggered") {
-    notices.show(`Stop order #${order.oid} was triggered.`);
-  } else if (event.event === "canceled" && event.reason !== "user") {
-    const reason = event.reason.replaceAll("_", " ");
-    notices.show(`#${order.oid}: ${formatQuantity(event.quantity)} canceled (${reason}).`);
-  }
 }
 
 function lineChanged(state) {
@@ -228,23 +210,8 @@ async function send(order) {
   const answer = await orders.place(order);
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
   else if (answer.unknown) notices.show(`${describe(order)}: ${answer.message}`, { seconds: 15 });
-  else tellPlaced(order, answer);
+  else news.placed(order, answer);
   account.refreshSoon();
-}
-
-function tellPlaced(order, { oid, status, filled, remaining, events }) {
-  for (const event of events) if (event.event === "trade") told.add(event.tid);
-  const isOpen = ["open", "partially_filled", "pending_stop"].includes(status);
-  const canceled = events.find((event) => event.event === "canceled" && event.oid === oid);
-  const parts = [`#${oid} ${describe(order)}`];
-  if (filled) parts.push(`filled ${formatQuantity(filled)}`);
-  if (status === "pending_stop") parts.push("waiting");
-  else if (isOpen) parts.push(`${formatQuantity(remaining)} resting`);
-  if (canceled) {
-    parts.push(`${formatQuantity(canceled.quantity)} canceled (${canceled.reason.replaceAll("_", " ")})`);
-  }
-  const action = isOpen ? { label: "Cancel", run: () => cancel(oid) } : null;
-  notices.show(parts.join(" · "), { tone: order.side, action });
 }
 
 async function cancel(oid) {
@@ -267,7 +234,7 @@ const KEYS = {
   s: () => chooseKind(kindOf(aim.kind.value.replace("buy", "sell"))),
   c: centre,
   x: cancelNewest,
-  X: () => cancel("all"),
+  "Shift+x": () => cancel("all"),
   "?": () => element("help").showModal(),
   Escape: () => pointer.abandon() || arm(false),
 };
@@ -280,7 +247,9 @@ function pressed(event) {
   const typing = event.target.closest("input:not([type=radio]), select, textarea, dialog");
   if (typing && event.key !== "Escape") return;
   if (event.target.closest("dialog")) return;
-  const run = KEYS[event.key] ?? (event.shiftKey ? undefined : KEYS[event.key.toLowerCase()]);
+  const isLetter = /^[a-z]$/i.test(event.key); // whatever Caps Lock says
+  const name = isLetter ? event.key.toLowerCase() : event.key;
+  const run = KEYS[isLetter && event.shiftKey ? `Shift+${name}` : name];
   if (!run) return;
   event.preventDefault();
   run();
