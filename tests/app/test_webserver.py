@@ -1,0 +1,92 @@
+"""The web server as a process: how it starts, says what is wrong, and ends."""
+
+import socket
+import urllib.request
+from pathlib import Path
+
+from matching.config import Var
+from tests.processes import Process, running
+from tests.waiting import free_port
+
+MODULE = ("-m", "app.webserver")
+
+
+def started(server: Process) -> str:
+    """The address that a server prints once it listens."""
+    return server.wait_for_line(r"webserver: listening on (http://\S+/)")[1]
+
+
+def ask(url: str) -> tuple[int, str]:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.status, answer.read().decode()
+
+
+def test_it_makes_its_database_and_serves(tmp_path: Path) -> None:
+    with running(*MODULE, "--port", "0", var=tmp_path) as server:
+        url = started(server)
+        assert ask(f"{url}health/live") == (200, '{"live": true}')
+        assert ask(f"{url}health/ready") == (200, '{"ready": true}')
+        assert "An exchange you can run" in ask(url)[1]
+    assert (tmp_path / "emte.db").exists()
+
+
+def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:
+    for end in (Process.terminate, Process.interrupt):
+        with running(*MODULE, "--port", "0", var=tmp_path) as server:
+            started(server)
+            pid_file = Var(tmp_path).run_dir / "web.pid"
+            assert int(pid_file.read_text()) == server.pid
+            assert end(server) == 0
+            assert not pid_file.exists()
+            assert "Traceback" not in server.output
+
+
+def test_a_port_that_is_taken_is_one_line_and_69(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with running(*MODULE, "--port", str(port), var=tmp_path) as server:
+            assert server.wait() == 69
+            assert server.lines == [
+                f"webserver: cannot listen on port {port} of 127.0.0.1: it is taken"
+            ]
+
+
+def test_what_is_configured_wrong_is_one_line_and_78(tmp_path: Path) -> None:
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    readable_key = tmp_path / "var"
+    readable_key.mkdir()
+    (readable_key / "venue.key").write_text("0" * 64)
+    (readable_key / "venue.key").chmod(0o644)
+    for var, options in (
+        (a_file, ()),
+        (readable_key, ()),
+        (tmp_path / "fresh", ("--database", "oracle://somewhere")),
+    ):
+        with running(*MODULE, "--port", "0", *options, var=var) as server:
+            assert server.wait() == 78
+            assert len(server.lines) == 1, server.output
+            assert server.lines[0].startswith("webserver: ")
+
+
+def test_a_host_that_is_not_ours_is_one_line_and_69(tmp_path: Path) -> None:
+    arguments = ("--port", str(free_port()), "--host", "203.0.113.1")
+    with running(*MODULE, *arguments, var=tmp_path) as server:
+        assert server.wait() == 69
+        assert len(server.lines) == 1
+
+
+def test_several_start_at_once_on_one_new_database(tmp_path: Path) -> None:
+    with (
+        running(*MODULE, "--port", "0", var=tmp_path) as one,
+        running(*MODULE, "--port", "0", var=tmp_path) as two,
+        running(*MODULE, "--port", "0", var=tmp_path) as three,
+    ):
+        for server in (one, two, three):
+            assert ask(f"{started(server)}health/ready")[0] == 200
+
+
+def test_help_has_two_examples(tmp_path: Path) -> None:
+    with running(*MODULE, "-h", var=tmp_path) as server:
+        assert server.wait() == 0
+        assert server.output.count("  emte-web ") == 2
