@@ -505,7 +505,7 @@ def write_csv(rows: list[dict[str, Any]]) -> str:
     """A table with a heading. Text that a spreadsheet would take for a formula is quoted for it.
 
     >>> write_csv([{"name": "intc", "description": "=1+1", "change": "-0.50"}])
-    'name,description,change\\r\\nintc,\'=1+1,-0.50\\r\\n'
+    "name,description,change\\r\\nintc,'=1+1,-0.50\\r\\n"
     """
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]) if rows else [])

@@ -1,0 +1,276 @@
+"""Every URL: what form it takes, who may see it, and what each answer carries beside its text."""
+
+import pytest
+
+from app.models.accounts import User
+from app.models.products import Product
+from app.routes import PAGES
+from tests.app.venue import JSON, Browser, Web
+
+LOGIN = "/default/user/login?_next="
+
+AUDIENCES = {
+    # path: what a stranger, a trader and a manager get
+    "/": (200, 200, 200),
+    "/default": (200, 200, 200),
+    "/default/index": (200, 200, 200),
+    "/default/about": (200, 200, 200),
+    "/default/error": (404, 404, 404),
+    "/default/products": (303, 200, 200),
+    "/default/edit_product/ID": (303, 403, 200),
+    "/default/trade/ID": (303, 200, 200),
+    "/default/pandl/ID": (303, 200, 200),
+    "/default/order": (405, 405, 405),
+    "/default/delete": (405, 405, 405),
+    "/default/user": (200, 303, 303),
+    "/default/user/login": (200, 303, 303),
+    "/default/user/register": (200, 200, 200),
+    "/default/user/logout": (405, 405, 405),
+}
+
+
+@pytest.fixture(scope="module")
+def visitors(web: Web, trader: User, manager: User) -> list[Browser]:
+    return [web.browser(), web.browser(trader), web.browser(manager)]
+
+
+def test_every_page_has_its_audience() -> None:
+    assert set(AUDIENCES) == set(PAGES)
+
+
+@pytest.mark.parametrize("path", AUDIENCES)
+def test_who_may_see_a_page(path: str, visitors: list[Browser], away: Product) -> None:
+    address = path.replace("ID", str(away.id))
+    assert tuple(visitor.get(address).status for visitor in visitors) == AUDIENCES[path]
+
+
+@pytest.mark.parametrize("path", AUDIENCES)
+def test_no_answer_holds_a_secret(
+    path: str, web: Web, visitors: list[Browser], trader: User, away: Product
+) -> None:
+    with web.database() as db:
+        hashes = [row[0] for row in db.executesql("SELECT password FROM auth_user")]
+        hashes += [row[0] for row in db.executesql("SELECT token_hash FROM session")]
+    secrets = ["pbkdf2", "token_hash", web.venue_key, web.platform.session_secret, *hashes]
+    for visitor in visitors:
+        for form in ("", ".json", ".csv"):
+            name, slash, _ = path.partition("/ID")
+            address = f"{name}{form}" + (f"/{away.id}" if slash else "")
+            answer = visitor.get(address)
+            assert not [secret for secret in secrets if secret in answer.text], address
+            if form == ".json":
+                assert "password" not in answer.text, address
+
+
+def test_a_stranger_is_led_to_the_log_in_and_back(web: Web, away: Product) -> None:
+    answer = web.browser().get(f"/default/trade/{away.id}?simple=1")
+    assert answer.status == 303
+    assert answer.headers["location"] == f"{LOGIN}%2Fdefault%2Ftrade%2F{away.id}%3Fsimple%3D1"
+
+
+def test_a_stranger_who_wants_json_is_told_to_log_in(web: Web, away: Product) -> None:
+    browser = web.browser()
+    for answer in (
+        browser.get(f"/default/pandl.json/{away.id}"),
+        browser.get("/default/products", JSON),
+        browser.post("/default/order", headers=JSON),
+    ):
+        assert (answer.status, answer.error) == (401, "login_required")
+
+
+def test_a_stranger_who_sends_a_form_is_led_back_to_its_page(web: Web, away: Product) -> None:
+    origin = f"http://127.0.0.1:{web.port}"
+    for referer, target in (
+        (f"{origin}/default/trade/{away.id}", f"%2Fdefault%2Ftrade%2F{away.id}"),
+        ("http://evil.example/default/trade/1", "%2Fdefault%2Fproducts"),
+        ("", "%2Fdefault%2Fproducts"),
+    ):
+        answer = web.browser().post("/default/order", headers={"Referer": referer})
+        assert (answer.status, answer.headers["location"]) == (303, f"{LOGIN}{target}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads_to"),
+    [
+        ("/emte", "/"),
+        ("/emte/", "/"),
+        ("/emte/default/index", "/default/index"),
+        ("/emte/default/pandl.json/3?x=1", "/default/pandl.json/3?x=1"),
+        ("/favicon.ico", "/static/favicon.svg"),
+    ],
+)
+def test_old_addresses_lead_to_the_new(web: Web, asked: str, leads_to: str) -> None:
+    answer = web.browser().get(asked)
+    assert (answer.status, answer.headers["location"]) == (301, leads_to)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/default/nothing",
+        "/default/trade",
+        "/default/trade/x",
+        "/default/trade/1234567890123456789",
+        "/default/trade/99",
+        "/default/pandl/99",
+        "/default/pandl.xml/1",
+        "/default/about.csv",
+        "/emte/other",
+        "//evil.example/",
+        "/static/nothing.js",
+        "/realtime/nothing",
+    ],
+)
+def test_what_is_no_page_is_not_found(web: Web, trader: User, path: str) -> None:
+    assert web.browser(trader).get(path).status == 404
+
+
+def test_no_file_outside_the_static_folder_is_served(web: Web) -> None:
+    for path in ("/static/../webserver.py", "/static/%2e%2e/webserver.py", "/static//etc/passwd"):
+        answer = web.browser().get(path)
+        assert answer.status in (403, 404), path
+        assert "import" not in answer.text
+
+
+def test_a_page_that_is_not_found_says_so_in_the_form_asked_for(web: Web) -> None:
+    as_html = web.browser().get("/default/nothing")
+    assert "There is no page /default/nothing" in as_html.text
+    assert as_html.headers["content-type"] == "text/html; charset=utf-8"
+    as_json = web.browser().get("/default/nothing", JSON)
+    assert (as_json.status, as_json.error) == (404, "not_found")
+
+
+def test_another_method_is_refused_with_the_right_one(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    for path, method, allowed in (
+        ("/default/order", "GET", "POST"),
+        ("/default/user/logout", "GET", "POST"),
+        ("/default/about", "POST", "GET"),
+    ):
+        answer = browser.get(path) if method == "GET" else browser.post(path)
+        assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert browser.request("DELETE", "/default/about").status == 405
+
+
+def test_head_answers_as_get_without_the_text(web: Web) -> None:
+    answer = web.browser().request("HEAD", "/default/about")
+    assert (answer.status, answer.text) == (200, "")
+    assert int(answer.headers["content-length"]) > 1000
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/default/nothing", "/static/css/emte.css", "/health/live", "/default/index.json"]
+)
+def test_every_answer_carries_the_security_headers(web: Web, path: str) -> None:
+    headers = web.browser().get(path).headers
+    policy = headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "server" not in headers
+
+
+def test_pages_are_not_kept_and_files_are_asked_about(web: Web) -> None:
+    browser = web.browser()
+    assert browser.get("/default/index").headers["cache-control"] == "no-store"
+    assert browser.get("/static/css/emte.css").headers["cache-control"] == "no-cache"
+
+
+def test_a_form_without_its_token_is_refused(web: Web, trader: User, away: Product) -> None:
+    browser = web.browser(trader)
+    token = browser.get("/default/about") and browser.cookies["_xsrf"]
+    other = web.browser().get("/default/about").headers["set-cookie"].partition("=")[2]
+    fields = {"product": away.id, "oid": "all"}
+    for wrong in ("", "x", "2|aaaa|bbbb|1", other.partition(";")[0]):
+        answer = browser.post("/default/delete", {**fields, "_xsrf": wrong}, JSON)
+        assert (answer.status, answer.error) == (403, "bad_xsrf"), wrong
+    in_a_header = browser.post(
+        "/default/delete", {**fields, "_xsrf": ""}, {**JSON, "X-Xsrftoken": token}
+    )
+    assert in_a_header.error != "bad_xsrf"
+
+
+def test_a_token_without_its_cookie_is_refused(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    browser.get("/default/about")
+    token = browser.cookies.pop("_xsrf")
+    answer = browser.request(
+        "POST", "/default/user/logout", body=f"_xsrf={token}".encode(), headers=JSON
+    )
+    assert (answer.status, answer.error) == (403, "bad_xsrf")
+
+
+def test_fields_nobody_asked_for_are_refused(web: Web, trader: User, away: Product) -> None:
+    browser = web.browser(trader)
+    answer = browser.post("/default/delete", {"product": away.id, "oid": 1, "owner": 1}, JSON)
+    assert (answer.status, answer.error) == (400, "bad_request")
+    assert "owner" in answer.json()["error"]["message"]
+
+
+def test_a_field_stands_once(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    browser.get("/default/about")
+    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=1&oid=2".encode()
+    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
+    assert (answer.status, answer.error) == (400, "bad_request")
+
+
+def test_text_that_is_not_utf8_is_refused(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    browser.get("/default/about")
+    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=%ff".encode()
+    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
+    assert (answer.status, answer.error) == (400, "bad_request")
+
+
+def test_a_form_with_a_file_is_refused(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    browser.get("/default/about")
+    token = browser.cookies["_xsrf"]
+    parts = [
+        f'--x\r\nContent-Disposition: form-data; name="_xsrf"\r\n\r\n{token}\r\n',
+        '--x\r\nContent-Disposition: form-data; name="oid"; filename="a"\r\n\r\n1\r\n--x--\r\n',
+    ]
+    headers = {**JSON, "Content-Type": "multipart/form-data; boundary=x"}
+    answer = browser.request(
+        "POST", "/default/delete", body="".join(parts).encode(), headers=headers
+    )
+    assert (answer.status, answer.error) == (400, "bad_request")
+
+
+def test_a_large_form_is_refused_by_its_length(web: Web, trader: User) -> None:
+    answer = web.browser(trader).post("/default/delete", {"oid": "1" * 70_000}, JSON)
+    assert (answer.status, answer.error) == (413, "too_large")
+
+
+def test_a_large_form_in_chunks_is_refused_as_it_comes(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    body = (
+        b"10000\r\n" + b"x" * 0x10000 + b"\r\n" + b"10000\r\n" + b"x" * 0x10000 + b"\r\n0\r\n\r\n"
+    )
+    headers = {**JSON, "Transfer-Encoding": "chunked"}
+    answer = browser.request("POST", "/default/delete", body=body, headers=headers)
+    assert (answer.status, answer.error) == (413, "too_large")
+
+
+def test_a_session_cookie_that_is_not_ours_is_a_strangers(web: Web, trader: User) -> None:
+    browser = web.browser(trader)
+    genuine = browser.cookies["session"]
+    for forged in ("x", "2|1:0|10:1700000000|7:session|4:eA==|00", genuine[:-1] + "0"):
+        browser.cookies["session"] = forged
+        status = browser.get("/default/products").status
+        assert status == (200 if forged == genuine else 303)
+
+
+def test_cookies_are_out_of_the_reach_of_scripts_and_other_sites(web: Web) -> None:
+    browser = web.browser()
+    plain = browser.get("/default/about").headers["set-cookie"]
+    assert "HttpOnly" in plain
+    assert "SameSite=Lax" in plain
+    assert "Secure" not in plain
+    browser.cookies.clear()
+    over_tls = browser.get("/default/about", {"X-Forwarded-Proto": "https"})
+    assert "Secure" in over_tls.headers["set-cookie"]
