@@ -199,10 +199,12 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 async def _run(robot: Robot) -> None:
-    """Trade until SIGTERM."""
+    """Trade until SIGTERM or SIGINT."""
     trading = asyncio.ensure_future(robot.trade())
     loop = asyncio.get_running_loop()
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(trading.cancel))
+    # Not by the loop's add_signal_handler, which Windows does not have.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(trading.cancel))
     with suppress(asyncio.CancelledError):
         await trading
 

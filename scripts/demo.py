@@ -451,7 +451,8 @@ def main() -> None:
 def _main() -> None:
     arguments = _parse_arguments()
     # Until the venue runs, there is nothing to stop in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     var = config.find_var(arguments.var)
     var.make()
     uri = settings.database_uri(var)

@@ -220,10 +220,10 @@ class Signals:
     def __init__(self, *, on_second: Callable[[], None]) -> None:
         self.is_stop_asked = False
         self._on_second = on_second
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # nohup, and a shell's `&`, have a process ignore a signal on purpose.
-            if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it ignored
+            signal.signal(signal.SIGHUP, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.is_stop_asked:
@@ -258,14 +258,15 @@ def _main() -> None:
     var = config.find_var(arguments.var)
     var.make()
     uri = settings.database_uri(var)
+    supervisor = Supervisor(
+        var,
+        on_start=lambda program: log.info("%s is started", program.name),
+        on_end=lambda program, what: log.warning("%s %s", program.name, what),
+    )
+    signals = Signals(on_second=supervisor.hurry)
     with sole_supervisor(var), pidfile(var.run_dir, "serve"):
         require_free_port(arguments.host, arguments.port)
         migrate(uri, var)
-        supervisor = Supervisor(
-            var,
-            on_start=lambda program: log.info("%s is started", program.name),
-            on_end=lambda program, what: log.warning("%s %s", program.name, what),
-        )
         venue = Venue(
             var,
             uri=uri,
@@ -273,7 +274,6 @@ def _main() -> None:
             web_port=arguments.port,
             supervisor=supervisor,
         )
-        signals = Signals(on_second=supervisor.hurry)
         log.info(
             "the venue is at http://%s:%d/ (pid %d)", arguments.host, arguments.port, os.getpid()
         )
