@@ -252,9 +252,10 @@ class Screen:
             self._next_table = now + PLAIN_SECONDS
             self.say(*table())
 
-    def leave(self) -> None:
-        """Leave the table as it is; what is printed next comes below it."""
-        self._table = []
+    def leave(self, lines: Iterable[str]) -> None:
+        """Print lines in place of the table, for good."""
+        shown, self._table = self._table, []
+        self._print(shown, [*lines])
 
     def _print(self, shown: list[str], lines: list[str]) -> None:
         """Take back what is shown and print lines; who looks no more does not stop the demo."""
@@ -294,8 +295,7 @@ class Demo:
         try:
             asyncio.run(self._serve(signals))
         finally:
-            self._screen.leave()
-            self._screen.say("stopping …")
+            self._screen.leave([*self._table(), "stopping …"])
             self._venue.stop()
         self._screen.say("stopped")
 
