@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,15 @@ def test_the_same_id_again_is_answered_and_not_sent(web: Web, market: Market, bu
     assert (again.status, again.json()["oid"]) == (200, first["oid"])
     assert again.json()["status"] == "open"
     assert again.json()["events"] == [{"event": "duplicate", "oid": first["oid"]}]
+    assert market.journaled(" buy ") == 1
+
+
+def test_a_plain_form_sent_twice_is_one_order(web: Web, market: Market, buyer: User) -> None:
+    browser = web.browser(buyer)
+    page = browser.get(f"/default/trade/{market.product.id}").text
+    form = dict(re.findall(r'<input type="hidden" name="(id|product)" value="([^"]+)"', page))
+    for _ in range(2):
+        browser.post("/default/order", {**form, "type": "buy", "quantity": "1", "price": "50"})
     assert market.journaled(" buy ") == 1
 
 

@@ -7,6 +7,8 @@ import { keepQuotes } from "./quotes.js";
 
 const LEVELS = 24; // a side
 const TRADES_SHOWN = 14;
+const MARGIN = 14; // pixels left free at either end of the price axis
+const LABEL_WIDTH = 100; // pixels from either end where a label would run into the first or last
 
 const figure = document.querySelector(".mini");
 keepQuotes("/default/index.json");
@@ -43,10 +45,10 @@ function drawMarket(place, canvas) {
     const bids = book.levels("buy").slice(0, LEVELS);
     const asks = book.levels("sell").slice(0, LEVELS);
     const prices = [...bids, ...asks].map(([price]) => price);
-    const middle = book.mark;
-    const reach = Math.max(...prices.map((price) => Math.abs(price - middle)), 1) * 1.06;
+    const low = Math.min(...prices, book.mark);
+    const high = Math.max(...prices, book.mark, low + 1);
     const most = Math.max(...[...bids, ...asks].map(([, quantity]) => quantity), 1);
-    const x = (price) => width / 2 + ((price - middle) / reach) * (width / 2 - 6);
+    const x = (price) => MARGIN + ((price - low) / (high - low)) * (width - 2 * MARGIN);
     const y = (quantity) => baseline - Math.sqrt(Math.min(quantity / most, 1)) * (baseline - 16);
     const thickness = Math.max(2, Math.min(8, width / (prices.length * 2 + 1)));
     for (const [levels, name] of [[bids, "--buy"], [asks, "--sell"]]) {
@@ -57,23 +59,23 @@ function drawMarket(place, canvas) {
       }
     }
     pen.globalAlpha = 1;
-    drawAxis(width, baseline, prices, x);
+    drawAxis(width, baseline, x, low, high);
     drawTrades(x, y);
   }
 
-  function drawAxis(width, baseline, prices, x) {
+  function drawAxis(width, baseline, x, low, high) {
     pen.fillStyle = colour("--line-strong");
     pen.fillRect(0, baseline, width, 1);
     pen.fillStyle = colour("--dim");
     pen.font = "11px ui-monospace, monospace";
-    const labels = [[book.mark, "center"]];
-    if (prices.length) {
-      labels.push([Math.min(...prices, book.mark), "left"], [Math.max(...prices, book.mark), "right"]);
-    }
-    for (const [price, align] of labels) {
+    const label = (price, align, at) => {
       pen.textAlign = align;
-      pen.fillText(formatPrice(price), x(price), baseline + 15);
-    }
+      pen.fillText(formatPrice(price), at, baseline + 15);
+    };
+    label(low, "left", 8);
+    label(high, "right", width - 8);
+    const middle = x(book.mark);
+    if (middle > LABEL_WIDTH && middle < width - LABEL_WIDTH) label(book.mark, "center", middle);
   }
 
   function drawTrades(x, y) {

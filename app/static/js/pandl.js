@@ -2,7 +2,6 @@
 // own order, and shows what it says. Nothing is added up here.
 
 import { Feed } from "./feed.js";
-import { formatMoney, formatQuantity, parseMoney } from "./prices.js";
 
 const EVERY_MS = 2_000;
 const SOON_MS = [120, 500]; // log2db needs a moment to bring a trade into the database
@@ -41,7 +40,7 @@ function show(state) {
     cell.replaceChildren(money(state[cell.dataset.money]));
   }
   for (const cell of document.querySelectorAll("[data-tied-up]")) {
-    cell.textContent = formatMoney(parseMoney(state.tied_up[cell.dataset.tiedUp]));
+    cell.textContent = grouped(state.tied_up[cell.dataset.tiedUp]);
   }
   if (state.rows.length) {
     const rows = state.rows.map((row) => tableRow(row, row.time.slice(0, 19).replace("T", " ")));
@@ -59,28 +58,38 @@ function tableRow(row, name) {
   head.textContent = name;
   line.append(
     head,
-    cell("number buy", row.quantity_buy ? formatQuantity(row.quantity_buy) : ""),
-    cell("number sell", row.quantity_sell ? formatQuantity(row.quantity_sell) : ""),
-    cell("number", row.price),
-    cell("number", formatQuantity(row.total_shares)),
-    cell("number", money(row.balance)),
+    cell("Quantity Buy", shares(row.quantity_buy), "buy"),
+    cell("Quantity Sell", shares(row.quantity_sell), "sell"),
+    cell("Price", grouped(row.price)),
+    cell("Total Shares", row.total_shares.toLocaleString("en-US")),
+    cell("Balance", money(row.balance)),
   );
   return line;
 }
 
-function cell(className, content) {
+function cell(label, content, side = "") {
   const data = document.createElement("td");
-  data.className = className;
-  data.append(content);
+  data.className = `number ${side}`;
+  data.dataset.label = label;
+  if (content !== "") data.append(content);
   return data;
 }
 
+function shares(quantity) {
+  return quantity ? quantity.toLocaleString("en-US") : "";
+}
+
 function money(text) {
-  const amount = parseMoney(text);
   const span = document.createElement("span");
-  if (amount < 0) span.className = "sell";
-  span.textContent = formatMoney(amount);
+  if (text.startsWith("-")) span.className = "sell";
+  span.textContent = grouped(text);
   return span;
+}
+
+/** "-1,234,567.50", as base.py's filter of the same name writes it. */
+function grouped(text) {
+  const [whole, decimals] = text.split(".");
+  return `${whole.replace(/\B(?=(\d{3})+$)/g, ",")}.${decimals}`;
 }
 
 function onMessage(message) {
