@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode
 
 import pytest
 
@@ -242,9 +243,13 @@ def test_the_same_id_again_is_answered_and_not_sent(web: Web, market: Market, bu
 def test_a_plain_form_sent_twice_is_one_order(web: Web, market: Market, buyer: User) -> None:
     browser = web.browser(buyer)
     page = browser.get(f"/default/trade/{market.product.id}").text
-    form = dict(re.findall(r'<input type="hidden" name="(id|product)" value="([^"]+)"', page))
+    form = page.partition('action="/default/order"')[2].partition("</form>")[0]
+    hidden = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
+    fields = [*hidden, ("type", "buy"), ("quantity", "1"), ("price", "50"), ("stop", "")]
     for _ in range(2):
-        browser.post("/default/order", {**form, "type": "buy", "quantity": "1", "price": "50"})
+        answer = browser.request("POST", "/default/order", body=urlencode(fields).encode())
+        assert answer.headers["location"] == f"/default/trade/{market.product.id}"
+    assert "Order #1: open" in browser.get(f"/default/trade/{market.product.id}").text
     assert market.journaled(" buy ") == 1
 
 
