@@ -29,57 +29,71 @@ and its number of orders up to date at every change.
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from matching.order import NewOrder, Side, Status, format_price
+from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, format_price
+
+_BUY = Side.BUY  # CPython 3.11 takes as long to look up `Side.BUY` as to create an event
 
 NO_LIMIT = -(10**18)
 """The key that every level of a ladder is better than: a market order's."""
 
 
 class Order:
-    """An accepted order, from its acceptance to its end.
+    """An accepted order, from its acceptance to its end: the command, and what became of it.
 
-    `quantity` is its total, of which `open_quantity` has neither traded nor, by the reductions of
-    R5, gone from the total. `stop` is 0 once it has triggered (R7). `level`, `previous` and `next`
-    are its place in a queue, and belong to the ladder that holds it.
+    `quantity` is its total, of which `open_quantity` has not traded. `stop` is 0 once it has
+    triggered (R7). `level`, `previous` and `next` are its place in a queue, and belong to the
+    ladder that holds it.
     """
 
     __slots__ = (
         "canceled",
         "client_id",
-        "cod",
+        "command",
         "level",
         "next",
         "oid",
         "open_quantity",
         "owner",
-        "peak",
-        "post",
         "previous",
         "price",
         "quantity",
         "side",
         "stop",
-        "stp",
-        "tif",
     )
 
     def __init__(self, oid: int, command: NewOrder) -> None:
         self.oid = oid
+        self.command = command
         self.owner = command.owner
+        self.client_id = command.client_id
         self.side = command.side
         self.quantity = self.open_quantity = command.quantity
         self.price = command.price
         self.stop = command.stop
-        self.client_id = command.client_id
-        self.tif = command.tif
-        self.stp = command.stp
-        self.post = command.post
-        self.peak = command.peak
-        self.cod = command.cod
         self.canceled = False
         self.level: Level | None = None
         self.previous: Order | None = None
         self.next: Order | None = None
+
+    @property
+    def tif(self) -> TimeInForce:
+        return self.command.tif
+
+    @property
+    def stp(self) -> SelfTrade:
+        return self.command.stp
+
+    @property
+    def post(self) -> bool:
+        return self.command.post
+
+    @property
+    def peak(self) -> int:
+        return self.command.peak
+
+    @property
+    def cod(self) -> bool:
+        return self.command.cod
 
     @property
     def filled(self) -> int:
@@ -114,10 +128,11 @@ class Order:
 class Level:
     """The orders at one price, the first comer first. It is never empty while a ladder holds it.
 
-    `key` is its place in the ladder; `quantity` and `count` are what the market sees.
+    `key` is its place in the ladder; `quantity` and `count` are what the market sees, `is_changed`
+    whether the market has yet to be told of a change.
     """
 
-    __slots__ = ("count", "first", "key", "last", "price", "quantity")
+    __slots__ = ("count", "first", "is_changed", "key", "last", "price", "quantity")
 
     def __init__(self, price: int, key: int, order: Order) -> None:
         self.price = price
@@ -126,6 +141,7 @@ class Level:
         self.last = order
         self.quantity = order.open_quantity
         self.count = 1
+        self.is_changed = False
 
     def __iter__(self) -> Iterator[Order]:
         order: Order | None = self.first
@@ -154,7 +170,12 @@ class Ladder:
         """The least key that an incoming order of this price trades with; price 0 is any."""
         return price * self._sign if price else NO_LIMIT
 
-    def add(self, order: Order, price: int) -> None:
+    def is_reached_by(self, price: int) -> bool:
+        """Whether an incoming order of this price has somebody to trade with."""
+        best = self.best
+        return best is not None and (price == 0 or best.key >= price * self._sign)
+
+    def add(self, order: Order, price: int) -> Level:
         """Queue the order behind all others at the price."""
         key = price * self._sign
         level = self._levels.get(key)
@@ -163,15 +184,16 @@ class Ladder:
             insort(self._keys, key)
             if self.best is None or key > self.best.key:
                 self.best = level
-            return
+            return level
         order.level = level
         order.previous = level.last
         level.last.next = order
         level.last = order
         level.quantity += order.open_quantity
         level.count += 1
+        return level
 
-    def remove(self, order: Order) -> None:
+    def remove(self, order: Order) -> Level:
         """Unlink the order from its level; a level without orders goes."""
         level = order.level
         assert level is not None, f"{order!r} is in no queue"
@@ -181,25 +203,25 @@ class Ladder:
         level.count -= 1
         if previous is not None:
             previous.next = following
+            if following is not None:
+                following.previous = previous
+            else:
+                level.last = previous
         elif following is not None:
+            following.previous = None
             level.first = following
         else:
             self._remove_level(level)
-            return
-        if following is not None:
-            following.previous = previous
-        else:
-            assert previous is not None
-            level.last = previous
+        return level
 
     def _remove_level(self, level: Level) -> None:
         keys = self._keys
         del self._levels[level.key]
-        if level is not self.best:
+        if level is self.best:
+            keys.pop()
+            self.best = self._levels[keys[-1]] if keys else None
+        else:
             del keys[bisect_left(keys, level.key)]
-            return
-        keys.pop()
-        self.best = self._levels[keys[-1]] if keys else None
 
     def level(self, price: int) -> Level | None:
         return self._levels.get(price * self._sign)
@@ -235,61 +257,55 @@ class OrderBook:
     the levels they change for `take_changed_levels`.
     """
 
-    __slots__ = ("_changed_asks", "_changed_bids", "asks", "bids", "orders")
+    __slots__ = ("_changed", "asks", "bids", "orders")
 
     def __init__(self) -> None:
         self.bids = Ladder(highest_first=True)
         self.asks = Ladder(highest_first=False)
         self.orders: dict[int, Order] = {}
-        self._changed_bids: set[int] = set()
-        self._changed_asks: set[int] = set()
+        self._changed: list[Level] = []
 
     def add(self, order: Order) -> None:
         """Rest a limit order behind all others at its price."""
         self.orders[order.oid] = order
-        if order.side is Side.BUY:
-            self.bids.add(order, order.price)
-            self._changed_bids.add(order.price)
-        else:
-            self.asks.add(order, order.price)
-            self._changed_asks.add(order.price)
+        ladder = self.bids if order.side is _BUY else self.asks
+        level = ladder.add(order, order.price)
+        if not level.is_changed:
+            self._note_change(level)
 
     def remove(self, order: Order) -> None:
         del self.orders[order.oid]
-        if order.side is Side.BUY:
-            self.bids.remove(order)
-            self._changed_bids.add(order.price)
-        else:
-            self.asks.remove(order)
-            self._changed_asks.add(order.price)
+        ladder = self.bids if order.side is _BUY else self.asks
+        level = ladder.remove(order)
+        if not level.is_changed:
+            self._note_change(level)
 
     def fill(self, order: Order, quantity: int) -> None:
         """So much of a resting order has traded; when nothing is left of it, it leaves the book."""
+        level = order.level
+        assert level is not None, f"{order!r} does not rest"
+        level.quantity -= quantity
         order.open_quantity -= quantity
-        self._shrink(order, quantity)
+        if order.open_quantity == 0:
+            self.remove(order)
+        elif not level.is_changed:
+            self._note_change(level)
 
     def reduce(self, order: Order, quantity: int) -> None:
         """Take so much off a resting order's total; when nothing is open, it leaves the book."""
         order.quantity -= quantity
-        order.open_quantity -= quantity
-        self._shrink(order, quantity)
+        self.fill(order, quantity)
 
-    def _shrink(self, order: Order, quantity: int) -> None:
-        assert order.level is not None, f"{order!r} does not rest"
-        order.level.quantity -= quantity
-        if order.open_quantity == 0:
-            self.remove(order)
-        elif order.side is Side.BUY:
-            self._changed_bids.add(order.price)
-        else:
-            self._changed_asks.add(order.price)
+    def _note_change(self, level: Level) -> None:
+        level.is_changed = True
+        self._changed.append(level)
 
     def side(self, side: Side) -> Ladder:
-        return self.bids if side is Side.BUY else self.asks
+        return self.bids if side is _BUY else self.asks
 
     def opposite(self, side: Side) -> Ladder:
         """The ladder that an incoming order of this side trades with."""
-        return self.asks if side is Side.BUY else self.bids
+        return self.asks if side is _BUY else self.bids
 
     @property
     def best_bid(self) -> int | None:
@@ -314,17 +330,18 @@ class OrderBook:
         Bids, then asks, each the best first; quantity and orders are the present ones, 0 where
         the level is gone.
         """
-        taken = [
-            _changed(Side.BUY, price, self.bids.level(price))
-            for price in sorted(self._changed_bids, reverse=True)
-        ]
-        taken += [
-            _changed(Side.SELL, price, self.asks.level(price))
-            for price in sorted(self._changed_asks)
-        ]
-        self._changed_bids.clear()
-        self._changed_asks.clear()
-        return taken
+        keys = {level.key for level in self._changed}  # bids' are positive, asks' negative
+        for level in self._changed:
+            level.is_changed = False
+        self._changed.clear()
+        return [self._shown(key) for key in sorted(keys, reverse=True)]
+
+    def _shown(self, key: int) -> tuple[Side, int, int, int]:
+        side, price = (Side.BUY, key) if key > 0 else (Side.SELL, -key)
+        level = self.side(side).level(price)
+        return (
+            (side, price, level.quantity, level.count) if level is not None else (side, price, 0, 0)
+        )
 
     def check(self) -> None:
         """Assert that both ladders and the index hold the same orders, each on its side."""
@@ -342,10 +359,6 @@ class OrderBook:
     def __str__(self) -> str:
         """`bids 150@50.25 10@50.20; asks -`, best first."""
         return f"bids {_text(self.levels(Side.BUY))}; asks {_text(self.levels(Side.SELL))}"
-
-
-def _changed(side: Side, price: int, level: Level | None) -> tuple[Side, int, int, int]:
-    return (side, price, level.quantity, level.count) if level is not None else (side, price, 0, 0)
 
 
 def _text(levels: list[tuple[int, int, int]]) -> str:
@@ -400,7 +413,7 @@ class WaitingStops:
         return level.first
 
     def _side(self, order: Order) -> Ladder:
-        return self._buys if order.side is Side.BUY else self._sells
+        return self._buys if order.side is _BUY else self._sells
 
     def check(self, last: int | None) -> None:
         """Assert that ladders and index agree and, if `last` is given, that it elects none."""

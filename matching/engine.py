@@ -60,6 +60,13 @@ MAX_QUANTITY = 1_000_000
 REMEMBERED_IDS = 200_000
 """So many of the latest accepted client ids are remembered after their order has ended (R14)."""
 
+# CPython 3.11 takes as long to look a member up in its Enum as to create an event.
+_BUY = Side.BUY
+_CONTINUOUS = Phase.CONTINUOUS
+_FOK = TimeInForce.FOK
+_IOC = TimeInForce.IOC
+_NONE = SelfTrade.NONE
+
 
 class Engine:
     """One product: its book, its waiting stops and what the rules need to remember.
@@ -90,7 +97,8 @@ class Engine:
         self.time = 0
         self.book = OrderBook()
         self._stops = WaitingStops()
-        self._accounts: dict[int, _Account] = {}
+        self._open_of: dict[int, dict[int, Order]] = {}
+        self._positions: dict[int, int] = {}
         self._ids = _ClientIds()
         self._generations: dict[int, int] = {}
 
@@ -127,21 +135,18 @@ class Engine:
 
     def find(self, owner: int, client_id: str) -> Order | None:
         """The owner's order with that client id, while R14 remembers it."""
-        remembered = self._ids.find(owner, client_id)
-        return remembered[0] if remembered is not None else None
+        return self._ids.find(owner, client_id)
 
     def open_orders(self, owner: int | None = None) -> list[Order]:
         """Resting orders and waiting stops, of one owner or (None) of all, in oid order."""
         if owner is not None:
-            account = self._accounts.get(owner)
-            return list(account.open_orders.values()) if account is not None else []
+            return list(self._open_of.get(owner, {}).values())
         everything = [*self.book.orders.values(), *self._stops.orders.values()]
         return sorted(everything, key=lambda order: order.oid)
 
     def position(self, owner: int) -> int:
         """The owner's net shares: bought less sold, by trades here."""
-        account = self._accounts.get(owner)
-        return account.position if account is not None else 0
+        return self._positions.get(owner, 0)
 
     def generation(self, owner: int) -> int:
         """The generation of the owner's key that counts (PROTOCOL §2)."""
@@ -151,18 +156,23 @@ class Engine:
 
     def _enter(self, command: NewOrder) -> Sequence[Event]:
         if command.client_id:
-            remembered = self._ids.find(command.owner, command.client_id)
-            if remembered is not None:
-                return [_answer_again(*remembered, command)]
+            known = self._ids.find(command.owner, command.client_id)
+            if known is not None:
+                return [_answer_again(known, command)]
         rejected = self._why_not(command)
         if rejected is not None:
             return [rejected]
-        order = Order(self.next_oid, command)
-        self.next_oid += 1
-        self._account(order.owner).open_orders[order.oid] = order
+        oid = self.next_oid
+        self.next_oid = oid + 1
+        order = Order(oid, command)
+        open_orders = self._open_of.get(order.owner)
+        if open_orders is None:
+            open_orders = self._open_of[order.owner] = {}
+            self._positions[order.owner] = 0
+        open_orders[oid] = order
         if command.client_id:
-            self._ids.remember(order, command)
-        events: list[Event] = [Accepted(order.oid)]
+            self._ids.remember(order)
+        events: list[Event] = [Accepted(oid)]
         if order.stop:
             self._stops.add(order)
         else:
@@ -173,19 +183,18 @@ class Engine:
 
     def _why_not(self, command: NewOrder) -> Rejected | None:
         """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
-        if self.phase is not Phase.CONTINUOUS:
+        quantity, price, stop = command.quantity, command.price, command.stop
+        if self.phase is not _CONTINUOUS:
             return self._closed_or_halted()
-        if command.quantity == 0:
+        if quantity == 0:
             return Rejected("invalid_order", "the quantity must not be 0")
-        if command.quantity % self.lot:
-            return Rejected(
-                "bad_lot", f"{command.quantity} is not a multiple of the lot, {self.lot}"
-            )
-        if command.price % self.tick:
-            return self._off_grid(command.price)
-        if command.stop % self.tick:
-            return self._off_grid(command.stop)
-        if command.quantity * max(command.price, command.stop) > MAX_ORDER_VALUE:
+        if quantity % self.lot:
+            return Rejected("bad_lot", f"{quantity} is not a multiple of the lot, {self.lot}")
+        if price % self.tick:
+            return self._off_grid(price)
+        if stop % self.tick:
+            return self._off_grid(stop)
+        if quantity * price > MAX_ORDER_VALUE or quantity * stop > MAX_ORDER_VALUE:
             return _too_valuable(command)
         if command.post:
             misfit = _post_misfit(command)
@@ -193,13 +202,13 @@ class Engine:
                 return Rejected("invalid_order", f"a post-only order {misfit}", "R8")
         if command.peak:
             return _not_offered("invalid_order", "an iceberg order (peak)", "R9")
-        if command.stop and self._has_reached(command):
+        if stop and self._has_reached(command):
             return self._stop_would_trigger(command)
-        if command.quantity > MAX_QUANTITY and command.owner != HOUSE:
+        if quantity > MAX_QUANTITY and command.owner != HOUSE:
             return _too_large(command)
         if command.post:
             opposite = self.book.opposite(command.side)
-            if _reaches(opposite, command.price):
+            if opposite.is_reached_by(price):
                 return _would_take(command, opposite)
         return None
 
@@ -207,34 +216,35 @@ class Engine:
         """Whether last has reached the stop already, equal included (R7)."""
         if self.last is None:
             return False
-        if command.side is Side.BUY:
+        if command.side is _BUY:
             return self.last >= command.stop
         return self.last <= command.stop
 
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
-        opposite = self.book.opposite(order.side)
-        if order.tif is TimeInForce.FOK and not self._is_fillable(order, opposite):
-            self._end(order, CancelReason.FOK, events)
+        book = self.book
+        opposite = book.asks if order.side is _BUY else book.bids
+        tif = order.command.tif
+        if tif is _FOK and not self._is_fillable(order, opposite):
+            events.append(self._end(order, CancelReason.FOK))
             return
-        if _reaches(opposite, order.price):
+        if opposite.is_reached_by(order.price):
             self._match(order, opposite, events)
             if order.canceled:
                 return
         if order.open_quantity == 0:
             self._close(order)
         elif order.price == 0:
-            self._end(order, CancelReason.NO_LIQUIDITY, events)
-        elif order.tif is TimeInForce.IOC:
-            self._end(order, CancelReason.IOC, events)
+            events.append(self._end(order, CancelReason.NO_LIQUIDITY))
+        elif tif is _IOC:
+            events.append(self._end(order, CancelReason.IOC))
         else:
-            self.book.add(order)
+            book.add(order)
 
     def _match(self, order: Order, opposite: Ladder, events: list[Event]) -> None:
         """Trade with the best resting orders (R1) as far as the order's price and quantity go."""
-        book = self.book
         limit = opposite.limit_key(order.price)
-        prevents = order.stp is not SelfTrade.NONE and order.owner != HOUSE
+        prevents = order.stp is not _NONE and order.owner != HOUSE
         while order.open_quantity:
             level = opposite.best
             if level is None or level.key < limit:
@@ -244,25 +254,25 @@ class Engine:
                 self._prevent_self_trade(order, resting, events)
                 if order.canceled:
                     return
-                continue
-            quantity = min(order.open_quantity, resting.open_quantity)
-            order.open_quantity -= quantity
-            book.fill(resting, quantity)
-            if resting.open_quantity == 0:
-                self._close(resting)
-            events.append(self._trade(order, resting, quantity))
+            else:
+                events.append(self._trade(order, resting))
 
-    def _trade(self, taker: Order, maker: Order, quantity: int) -> Trade:
-        """Record a print: its number, last (R15), and the shares that change hands."""
-        buy, sell = (taker, maker) if taker.side is Side.BUY else (maker, taker)
-        self._accounts[buy.owner].position += quantity
-        self._accounts[sell.owner].position -= quantity
-        self.last = maker.price
+    def _trade(self, taker: Order, maker: Order) -> Trade:
+        """Fill both orders as far as both go: a print at the resting order's price (R1, R15)."""
+        quantity = taker.open_quantity
+        if maker.open_quantity < quantity:
+            quantity = maker.open_quantity
+        taker.open_quantity -= quantity
+        self.book.fill(maker, quantity)
+        if maker.open_quantity == 0:
+            self._close(maker)
+        price = self.last = maker.price
         tid = self.next_tid
         self.next_tid = tid + 1
-        return Trade(
-            tid, maker.price, quantity, buy.owner, sell.owner, buy.oid, sell.oid, taker.side
-        )
+        buy, sell = (taker, maker) if taker.side is _BUY else (maker, taker)
+        self._positions[buy.owner] += quantity
+        self._positions[sell.owner] -= quantity
+        return Trade(tid, price, quantity, buy.owner, sell.owner, buy.oid, sell.oid, taker.side)
 
     def _prevent_self_trade(self, order: Order, resting: Order, events: list[Event]) -> None:
         """What the incoming order's mode does where it meets one of its own owner (R5)."""
@@ -270,9 +280,9 @@ class Engine:
             self._decrement(order, resting, events)
             return
         if order.stp is not SelfTrade.TAKER:
-            self._end(resting, CancelReason.SELF_TRADE, events)
+            events.append(self._end(resting, CancelReason.SELF_TRADE))
         if order.stp is not SelfTrade.MAKER:
-            self._end(order, CancelReason.SELF_TRADE, events)
+            events.append(self._end(order, CancelReason.SELF_TRADE))
 
     def _decrement(self, order: Order, resting: Order, events: list[Event]) -> None:
         """Take the smaller open quantity off both totals, without a trade."""
@@ -284,12 +294,12 @@ class Engine:
         events.append(Decremented(order.oid, quantity))
         for reduced in (resting, order):
             if reduced.open_quantity == 0:
-                self._end(reduced, CancelReason.SELF_TRADE, events)
+                events.append(self._end(reduced, CancelReason.SELF_TRADE))
 
     def _is_fillable(self, order: Order, opposite: Ladder) -> bool:
         """Whether a fok order would trade whole, under its own self-trade mode (R4)."""
         limit = opposite.limit_key(order.price)
-        prevents = order.stp is not SelfTrade.NONE and order.owner != HOUSE
+        prevents = order.stp is not _NONE and order.owner != HOUSE
         missing = order.open_quantity
         for level in opposite:
             if level.key < limit:
@@ -329,25 +339,20 @@ class Engine:
         order = self._named_by(command)
         if order is None:
             return [_order_not_found(command)]
-        events: list[Event] = []
-        self._end(order, command.reason, events)
-        return events
+        return [self._end(order, command.reason)]
 
     def _named_by(self, command: Cancel) -> Order | None:
         """The owner's open order that the command names by oid or client id (R13, R14)."""
         if command.client_id:
-            order = self.find(command.owner, command.client_id)
+            order = self._ids.find(command.owner, command.client_id)
             return order if order is not None and order.remaining else None
-        account = self._accounts.get(command.owner)
-        return account.open_orders.get(command.oid) if account is not None else None
+        order = self._open_order(command.oid)
+        return order if order is not None and order.owner == command.owner else None
 
     def _cancel_all(self, command: CancelAll) -> Sequence[Event]:
-        events: list[Event] = []
-        for order in self.open_orders(command.owner):
-            self._end(order, command.reason, events)
-        return events
+        return [self._end(order, command.reason) for order in self.open_orders(command.owner)]
 
-    def _end(self, order: Order, reason: CancelReason, events: list[Event]) -> None:
+    def _end(self, order: Order, reason: CancelReason) -> Canceled:
         """Cancel what is open of an order, whether it rests, waits for its stop or is incoming."""
         if order.level is not None:
             if order.stop:
@@ -356,7 +361,7 @@ class Engine:
                 self.book.remove(order)
         order.canceled = True
         self._close(order)
-        events.append(Canceled(order.oid, order.open_quantity, reason))
+        return Canceled(order.oid, order.open_quantity, reason)
 
     # The venue's commands
 
@@ -372,7 +377,7 @@ class Engine:
         if command.phase is Phase.CLOSED:
             for order in self.open_orders():
                 if order.tif is TimeInForce.DAY:
-                    self._end(order, CancelReason.END_OF_DAY, events)
+                    events.append(self._end(order, CancelReason.END_OF_DAY))
         elif command.phase is Phase.CONTINUOUS and self.last is not None:
             self._run_stops(self._stops.take_elected(low=self.last, high=self.last), events)
         return events
@@ -389,18 +394,12 @@ class Engine:
 
     # Bookkeeping
 
-    def _account(self, owner: int) -> "_Account":
-        account = self._accounts.get(owner)
-        if account is None:
-            account = self._accounts[owner] = _Account()
-        return account
-
     def _open_order(self, oid: int) -> Order | None:
         return self.book.orders.get(oid) or self._stops.orders.get(oid)
 
     def _close(self, order: Order) -> None:
         """The order has ended: it is not among its owner's open ones any more."""
-        del self._accounts[order.owner].open_orders[order.oid]
+        del self._open_of[order.owner][order.oid]
         if order.client_id:
             self._ids.ended(order)
 
@@ -435,55 +434,39 @@ class Engine:
             assert order.tif in (TimeInForce.GTC, TimeInForce.DAY), f"{order!r} rests"
         for order in self._stops.orders.values():
             assert order.open_quantity == order.quantity, f"{order!r} waits"
-        self._check_accounts()
+        self._check_owners()
         self._ids.check()
 
-    def _check_accounts(self) -> None:
+    def _check_owners(self) -> None:
         everything = self.open_orders()
         for order in everything:
             assert 0 < order.oid < self.next_oid, f"{order!r}, next {self.next_oid}"
             assert 0 < order.remaining <= order.quantity, f"{order!r}"
-            assert order is self._accounts[order.owner].open_orders.get(order.oid), f"{order!r}"
+            assert order is self._open_of[order.owner].get(order.oid), f"{order!r} has no owner"
             if order.client_id:
                 assert self.find(order.owner, order.client_id) is order, f"{order!r} has no id"
-        owned = sum(len(account.open_orders) for account in self._accounts.values())
+        owned = sum(len(orders) for orders in self._open_of.values())
         assert owned == len(everything), f"{owned} orders of owners, {len(everything)} open"
-        for owner, account in self._accounts.items():
-            oids = list(account.open_orders)
-            assert oids == sorted(oids), f"owner {owner}'s orders are out of oid order: {oids}"
-        positions = {owner: account.position for owner, account in self._accounts.items()}
-        assert sum(positions.values()) == 0, f"shares are not conserved: {positions}"
-
-
-class _Account:
-    """What the engine knows of one owner: open orders by oid, in oid order, and net shares."""
-
-    __slots__ = ("open_orders", "position")
-
-    def __init__(self) -> None:
-        self.open_orders: dict[int, Order] = {}
-        self.position = 0
+        for owner, orders in self._open_of.items():
+            assert list(orders) == sorted(orders), f"owner {owner}: out of oid order {list(orders)}"
+        assert sum(self._positions.values()) == 0, f"shares are not conserved: {self._positions}"
 
 
 class _ClientIds:
-    """R14's memory: the ids of open orders, and the latest accepted ones whatever became of them.
-
-    An id is kept with its order and the command that was accepted, to tell a repeat from another
-    command that reuses the id.
-    """
+    """R14's memory: the ids of open orders, and the latest ones whatever became of their orders."""
 
     __slots__ = ("_latest", "_remembered", "by_oid")
 
     def __init__(self) -> None:
         self.by_oid: dict[int, Order] = {}
-        self._remembered: dict[tuple[int, str], tuple[Order, NewOrder]] = {}
+        self._remembered: dict[tuple[int, str], Order] = {}
         self._latest: deque[Order] = deque()
 
-    def find(self, owner: int, client_id: str) -> tuple[Order, NewOrder] | None:
+    def find(self, owner: int, client_id: str) -> Order | None:
         return self._remembered.get((owner, client_id))
 
-    def remember(self, order: Order, command: NewOrder) -> None:
-        self._remembered[order.owner, order.client_id] = (order, command)
+    def remember(self, order: Order) -> None:
+        self._remembered[order.owner, order.client_id] = order
         self.by_oid[order.oid] = order
         self._latest.append(order)
         if len(self._latest) > REMEMBERED_IDS:
@@ -504,24 +487,18 @@ class _ClientIds:
         """Assert that both indexes agree, and that nothing is kept without a reason."""
         assert len(self._latest) <= REMEMBERED_IDS, len(self._latest)
         assert len(self.by_oid) == len(self._remembered), self.by_oid
-        for (owner, client_id), (order, _) in self._remembered.items():
+        for (owner, client_id), order in self._remembered.items():
             assert (order.owner, order.client_id) == (owner, client_id), f"{order!r}"
             assert self.by_oid.get(order.oid) is order, f"{order!r} is not found by its oid"
             assert order.remaining or order.oid >= self._latest[0].oid, f"{order!r} is too old"
 
 
-def _reaches(opposite: Ladder, price: int) -> bool:
-    """Whether an incoming order of this price (0: market) has somebody to trade with."""
-    best = opposite.best
-    return best is not None and best.key >= opposite.limit_key(price)
-
-
-def _answer_again(order: Order, accepted: NewOrder, command: NewOrder) -> Duplicate | Rejected:
+def _answer_again(order: Order, command: NewOrder) -> Duplicate | Rejected:
     """R14: the same command is answered with the order's present state; another is refused.
 
     `ts` and the session's cancel-on-disconnect mark are not what the trader ordered.
     """
-    if replace(command, ts=None, cod=False) == replace(accepted, ts=None, cod=False):
+    if replace(command, ts=None, cod=False) == replace(order.command, ts=None, cod=False):
         return Duplicate(order.oid, order.status, order.filled, order.remaining)
     message = f"id {command.client_id} is the id of order #{order.oid}, which is another one"
     return Rejected("duplicate_id", message, "R14")
