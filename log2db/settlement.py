@@ -26,8 +26,9 @@ import msgspec
 from app.models.db import DAL, execute, execute_many, rows
 from app.models.portfolio import fee
 from matching.events import Canceled, Decremented, Trade, Triggered
-from matching.journal import Batch, CommandRecord, Header, Position, Record, beginning
+from matching.journal import Batch, Header, Position, beginning
 from matching.order import HOUSE, Amend, ChangeSettings, NewOrder, Side, Status
+from matching.records import CommandRecord, Record
 
 MAX_RECORDS = 1_000
 """A transaction takes so many records at most, or one batch if that alone has more."""

@@ -16,17 +16,10 @@ import msgspec
 from app.models.db import DAL, rows, transaction
 from log2db.settlement import ForeignJournal
 from matching.events import Canceled, Decremented, Trade, Triggered
-from matching.journal import (
-    CommandRecord,
-    Header,
-    JournalDamaged,
-    Mark,
-    Record,
-    read_batches,
-    read_header,
-)
+from matching.journal import Header, JournalDamaged, Mark, read_batches, read_header
 from matching.order import Amend, ChangeSettings, NewOrder, format_price
 from matching.ports import Source
+from matching.records import CommandRecord, Record
 
 MAX_LINES = 50
 """So many differences are printed; the summary counts the others."""

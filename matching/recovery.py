@@ -29,25 +29,16 @@ from matching.journal import (
     HEADER_LIMIT,
     RULES,
     Batch,
-    Check,
-    CommandRecord,
-    Epoch,
     Header,
     History,
     Journal,
     JournalDamaged,
     Mark,
     Position,
-    Tick,
     UnknownJournal,
     check_mark,
-    command_lines,
     durable_path,
-    format_time,
     judge_end,
-    parse_command,
-    parse_line,
-    parse_time,
     read_header,
     read_mark,
     run_reader,
@@ -56,6 +47,17 @@ from matching.journal import (
 )
 from matching.order import Cancel, CancelReason, Command, format_price
 from matching.ports import Dice, Disk, File, Source
+from matching.records import (
+    Check,
+    CommandRecord,
+    Epoch,
+    Tick,
+    command_lines,
+    format_time,
+    parse_command,
+    parse_line,
+    parse_time,
+)
 
 DEFAULT_TICK = 100
 DEFAULT_LOT = 1

@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
-CORE = "order events protocol signing book engine journal recovery session exchange marketdata"
+CORE = (
+    "order events protocol signing book engine records journal recovery session exchange marketdata"
+)
 CORE += " fanout client ports disk config exits pidfile matchingserver"
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -37,9 +39,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.protocol": _matching("order events"),
     "matching.signing": _matching("order events protocol"),
     "matching.engine": _matching("order events book"),
-    "matching.journal": _matching("order events protocol ports"),
+    "matching.records": _matching("order events protocol"),
+    "matching.journal": _matching("order events records ports"),
     "matching.marketdata": _matching("order events"),
-    "matching.recovery": _matching("order events protocol ports journal engine book"),
+    "matching.recovery": _matching("order events protocol ports records journal engine book"),
     "matching.session": _matching("order protocol signing"),
     "matching.exchange": _matching(
         "order events protocol signing ports book engine journal recovery session marketdata"
@@ -52,7 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "log2db": (
         "log2db",
         "app.models",
-        *_matching("order events ports disk journal recovery config exits pidfile"),
+        *_matching("order events ports disk records journal recovery config exits pidfile"),
     ),
     "app.models": ("app.models", *_matching("order config exits")),
     "app.controllers": (
@@ -81,7 +84,8 @@ LIBRARY_ROOMS = {
 }
 
 # The core is handed its time, dice, disk and threads, so that a simulation can hand it bad ones.
-PURE = _matching("order events protocol book engine session exchange journal recovery marketdata")
+PURE = _matching("order events protocol signing book engine records journal recovery session")
+PURE += _matching("exchange marketdata")
 IMPURE_MODULES = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
 IMPURE_MODULES |= {"asyncio", "socket", "subprocess", "concurrent"}
 TIME_TEXT_ONLY = {"matching.marketdata": {"datetime"}, "matching.exchange": {"datetime"}}

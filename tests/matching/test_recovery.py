@@ -10,7 +10,6 @@ import pytest
 
 from matching.events import Accepted
 from matching.journal import (
-    CommandRecord,
     Header,
     Journal,
     JournalDamaged,
@@ -20,6 +19,7 @@ from matching.journal import (
     read_header,
 )
 from matching.order import Cancel, CancelReason, NewOrder, Phase, Side
+from matching.records import CommandRecord
 from matching.recovery import Contradiction, main, open_journal
 from tests.matching.small_server import (
     DURABLE,

@@ -21,16 +21,9 @@ import pytest
 
 from matching.engine import Engine
 from matching.events import Accepted, Duplicate, Event, Rejected
-from matching.journal import (
-    CommandRecord,
-    Mark,
-    Position,
-    beginning,
-    parse_command,
-    read_batches,
-    read_header,
-)
+from matching.journal import Mark, Position, beginning, read_batches, read_header
 from matching.order import Cancel, Command, NewOrder
+from matching.records import CommandRecord, parse_command
 from matching.recovery import open_journal
 from tests.matching.small_server import DURABLE, JOURNAL, SmallServer, parse
 from tests.simulated_disk import Crash, SeededDice, SetClock, SimulatedDisk
