@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -292,6 +292,7 @@ class Server:
         clock: Clock,
         dice: Dice,
         venue_key: str,
+        generations: Mapping[int, int],
         options: Options,
         var: Var,
     ) -> None:
@@ -299,13 +300,13 @@ class Server:
         self.recovered = recovered
         self.recovered_records = recovered.journal.seq
         self._var = var
-        self._generations_stamp = _stamp(var.generations_file)
+        self._generations_stamp: tuple[int, int, int] | None = None
         self.exchange = Exchange(
             recovered,
             clock=clock,
             dice=dice,
             venue_key=venue_key,
-            generations=read_generations(var),
+            generations=generations,
         )
         self.commit = GroupCommit(
             self.exchange,
@@ -970,6 +971,7 @@ async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
     disk = disk if disk is not None else SystemDisk()
     var.make()
     venue_key = choose_key(options.key, var, any_text=options.demo)
+    generations = read_generations(var)
     lock = _lock(disk, var, options.ticker)
     try:
         sockets = _bind(options)
@@ -980,6 +982,7 @@ async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
             clock=SystemClock(),
             dice=SystemDice(),
             venue_key=venue_key,
+            generations=generations,
             options=options,
             var=var,
         )

@@ -13,7 +13,7 @@ from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from matching import signing
-from matching.config import Var
+from matching.config import Var, read_generations
 from matching.disk import SystemClock, SystemDice, SystemDisk
 from matching.matchingserver import Options, Server
 from matching.ports import Disk
@@ -154,6 +154,7 @@ async def serving(
         clock=SystemClock(),
         dice=SystemDice(),
         venue_key=VENUE_KEY,
+        generations=read_generations(var),
         options=Options(ticker=ticker, port=0, **options),
         var=var,
     )

@@ -1,0 +1,160 @@
+"""When the disk fails, nobody is answered and the server ends with exit code 75."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matching import signing
+from matching.disk import SystemDisk, SystemFile
+from matching.exits import ExitCode, Fatal
+from tests.matching.serving import VENUE_KEY, Venue, form, serving, until
+
+
+class FailingFile:
+    """A real file, but one call of it fails when told to."""
+
+    def __init__(self, file: SystemFile, disk: "FailingDisk") -> None:
+        self._file = file
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def append(self, data: bytes) -> None:
+        self._disk.attempt("append")
+        self._file.append(data)
+
+    def sync(self) -> None:
+        self._disk.attempt("sync")
+        self._file.sync()
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._disk.attempt("write_at")
+        self._file.write_at(offset, data)
+
+
+class FailingDisk(SystemDisk):
+    """The machine's disk until `fails` names a call; `failures` counts what failed since."""
+
+    def __init__(self) -> None:
+        self.fails = ""
+        self.failures = 0
+
+    def attempt(self, call: str) -> None:
+        if call == self.fails:
+            self.failures += 1
+            raise OSError(errno.EIO, "Input/output error")
+
+    def open(self, path: Path) -> Any:
+        return FailingFile(super().open(path), self)
+
+    def create(self, path: Path) -> Any:
+        return FailingFile(super().create(path), self)
+
+
+def run(tmp_path: Path, scenario: Callable[[Venue, FailingDisk], Any], **options: Any) -> None:
+    async def main() -> None:
+        disk = FailingDisk()
+        async with serving(tmp_path, disk=disk, **options) as venue:
+            await scenario(venue, disk)
+
+    asyncio.run(main())
+
+
+def post_request(text: str) -> bytes:
+    body = form(text, signing.sign(VENUE_KEY, text)).encode()
+    head = (
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("call", ["append", "sync", "write_at"])
+@pytest.mark.parametrize("over_websocket", [False, True], ids=["http", "websocket"])
+def test_after_a_failed_write_or_sync_nobody_is_answered(
+    tmp_path: Path, call: str, over_websocket: bool
+) -> None:
+    async def scenario(venue: Venue, disk: FailingDisk) -> None:
+        session = await venue.log_in(7)
+        await session.send("buy 1@49")
+        await session.next("update")
+        before = venue.server.exchange.feed.snapshot()
+        disk.fails = call
+        reader, writer = await asyncio.open_connection("127.0.0.1", venue.port)
+        if over_websocket:
+            session.say(op="send", texts=["buy 1@51", "buy 1@52.001"], req=1)
+        else:
+            writer.write(post_request(f"8:buy intc 1@50 ts={venue.ts}"))
+        response = asyncio.create_task(reader.read())
+        with pytest.raises(Fatal) as fatal:
+            await venue.server.ended()
+        assert fatal.value.code == ExitCode.DISK == 75
+        assert "Input/output error" in fatal.value.message
+        disk.fails = ""
+        session.say(op="send", text="buy 1@53", req=2)
+        refusal = await session.next("answer", "update")
+        assert (refusal["type"], refusal.get("req")) == ("answer", 2)
+        assert refusal["error"]["code"] == "not_ready"
+        assert disk.failures == 1, "it is never tried again"
+        assert venue.server.exchange.feed.snapshot() == before
+        assert not response.done(), "the POST has no answer either"
+        response.cancel()
+        writer.close()
+        await writer.wait_closed()
+
+    run(tmp_path, scenario)
+
+
+def test_with_durability_write_a_failed_sync_ends_the_server_too(tmp_path: Path) -> None:
+    async def scenario(venue: Venue, disk: FailingDisk) -> None:
+        disk.fails = "sync"
+        assert (await venue.order(f"8:buy intc 1@50 ts={venue.ts}")).body == b"1"
+        with pytest.raises(Fatal) as fatal:
+            await venue.server.ended()
+        assert fatal.value.code == ExitCode.DISK
+        assert disk.failures == 1
+
+    run(tmp_path, scenario, syncs=False)
+
+
+def test_what_was_not_answered_may_be_there_or_not_but_what_was_is(tmp_path: Path) -> None:
+    async def fails(venue: Venue, disk: FailingDisk) -> None:
+        session = await venue.log_in(7)
+        await session.send("buy 1@49")
+        disk.fails = "append"
+        session.say(op="send", text="buy 1@50", req=1)
+        with pytest.raises(Fatal):
+            await venue.server.ended()
+
+    async def recovers(venue: Venue, _: FailingDisk) -> None:
+        assert (await venue.query())["bids"] == [["49.00", 1, 1]]
+        assert (await (await venue.log_in(7)).send("buy 1@50"))["oid"] == 2
+
+    run(tmp_path, fails)
+    run(tmp_path, recovers)
+
+
+def test_a_bug_in_the_engine_ends_the_server_before_it_acknowledges_anything(
+    tmp_path: Path, expected_errors: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(venue: Venue, _: FailingDisk) -> None:
+        session = await venue.log_in(7)
+
+        def broken(*_: object) -> None:
+            raise AssertionError("half done")
+
+        monkeypatch.setattr(venue.server.recovered.engine, "apply", broken)
+        session.say(op="send", texts=["buy 1@50"], req=1)
+        with pytest.raises(AssertionError, match="half done"):
+            await venue.server.ended()
+        size = venue.server.recovered.file.size()
+        await until(lambda: not venue.server.connections)
+        assert venue.server.recovered.file.size() == size
+
+    run(tmp_path, scenario)
