@@ -42,6 +42,9 @@ examples:
 DISCARD_LIMIT = 16 * 1024 * 1024
 """Bodies up to this are read to their end and refused with a sentence; larger ones are cut off."""
 
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive."""
+
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s; a browser that answers none until the next one is gone."""
 
@@ -64,7 +67,7 @@ def make_app(platform: Platform) -> Application:
 async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.Event) -> None:
     """Serve on bound sockets until `stop` is set; then answer what is on its way, and end."""
     transactions = platform.transactions
-    server = HTTPServer(make_app(platform), max_body_size=DISCARD_LIMIT)
+    server = HTTPServer(make_app(platform), max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
     server.add_sockets(sockets)
     background = [
         asyncio.create_task(

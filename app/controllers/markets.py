@@ -107,6 +107,8 @@ class Market:
             asyncio.create_task(self._keep(self._watch)),
             asyncio.create_task(self._keep(lambda: self.trading.follow(channels=()))),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
 
     async def stop(self, *, code: int, reason: str) -> None:
         """Close both lines and all browsers' connections."""
@@ -185,6 +187,11 @@ class Market:
                 log.warning("market %s: %s (%s)", self.ticker, refused.message, refused.code)
                 self._on_away(refused.message)
             await asyncio.sleep(KEY_RETRY_SECONDS)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """A line ends only when it is told to; anything else is a bug, and must not be silent."""
+        if not task.cancelled():
+            log.error("market %s: a line has ended", self.ticker, exc_info=task.exception())
 
     async def _watch(self) -> None:
         await self._watching.follow(

@@ -101,6 +101,7 @@ function drawMarket(place, canvas) {
   const feed = new Feed({
     depth: LEVELS,
     url: `${origin}/realtime/${place.dataset.ticker}`,
+    depth: LEVELS,
     onMessage(message) {
       if (message.type === "snapshot") book.load(message);
       else if (message.type === "update" && !book.update(message)) feed.resubscribe();

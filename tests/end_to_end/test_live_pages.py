@@ -1,0 +1,117 @@
+"""The pages beside the trade page, in a browser: what keeps current, and what helps to fill in."""
+
+from playwright.sync_api import expect
+
+from tests.end_to_end.venue import Venue
+
+GREENS = """canvas => {
+    const { width, height } = canvas;
+    const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, width, height);
+    let count = 0;
+    for (let i = 0; i < data.length; i += 4) {
+        if (data[i + 1] > 100 && data[i] < 90 && data[i + 2] < 160) count += 1;
+    }
+    return count;
+}"""
+"""How many pixels of a canvas are green, as buys are."""
+
+
+def test_a_trade_comes_to_the_profit_and_loss_page_without_a_reload(venue: Venue) -> None:
+    market = venue.open_market("gain")
+    with venue.trader() as seller, venue.trader() as buyer:
+        buyer.page.goto(f"/default/pandl/{market.product}")
+        expect(buyer.page.get_by_text("No trades in gain yet.")).to_be_visible()
+        buyer.page.evaluate("window.stays = true")
+        for trader, side in ((seller, "Sell"), (buyer, "Buy")):
+            page = trader.context.new_page()
+            page.goto(f"/default/trade/{market.product}")
+            page.get_by_text(side, exact=False).first.wait_for()
+            form = {"product": market.product, "type": side.lower(), "quantity": 60, "price": "101"}
+            form["_xsrf"] = page.locator("input[name=_xsrf]").first.input_value()
+            assert page.request.post("/default/order", form=form).ok
+        rows = buyer.page.locator("#trades [data-rows] tr")
+        expect(rows.first).to_contain_text("-6,060.00")
+        expect(rows).to_have_count(1)
+        expect(buyer.page.locator("#trades [data-now]")).to_contain_text("101.00")
+        expect(buyer.page.locator("[data-money=actual_cash]")).to_have_text("43,940.00")
+        assert buyer.page.evaluate("window.stays"), "the page was loaded again"
+
+
+def test_the_front_page_and_the_list_keep_current(venue: Venue) -> None:
+    market = venue.open_market("live")
+    with venue.visitor() as stranger, venue.trader() as trader:
+        stranger.page.goto("/")
+        trader.page.goto("/default/products")
+        tile = stranger.page.locator(f'[data-product="{market.product}"]')
+        row = trader.page.locator(f'[data-product="{market.product}"]')
+        expect(tile.locator("[data-cell=change]")).to_have_text("–")
+        expect(row.locator("[data-cell=last]")).to_have_text("–")
+        page = trader.context.new_page()
+        page.goto(f"/default/trade/{market.product}")
+        token = page.locator("input[name=_xsrf]").first.input_value()
+        for side in ("sell", "buy"):
+            form = {"product": market.product, "type": side, "quantity": 5, "price": "103.50"}
+            form |= {"stp": "none", "_xsrf": token}
+            assert page.request.post("/default/order", form=form).ok
+        expect(tile.locator("[data-cell=last]")).to_have_text("103.50")
+        expect(tile.locator("[data-cell=change]")).to_have_text("▲ 3.50 %")
+        expect(row.locator("[data-cell=last]")).to_have_text("103.50")
+        expect(row.locator("[data-cell=volume]")).to_have_text("5")
+
+
+def test_the_mini_market_draws_the_first_market(venue: Venue) -> None:
+    market = venue.open_market("aaaa")
+    with venue.visitor() as stranger, venue.trader() as trader:
+        stranger.page.goto("/")
+        canvas = stranger.page.locator("#mini")
+        expect(stranger.page.locator("#mini-ticker")).to_have_text("aaaa")
+        expect(stranger.page.locator("#mini-state")).to_have_text("live")
+        assert canvas.evaluate(GREENS) == 0
+        trader.open_trade_page(market)
+        trader.fill_ticket(100, "99")
+        trader.page.locator("#ticket button[type=submit]").click()
+        trader.wait_for_level("bids", "99.00", 100)
+        stranger.page.wait_for_function(f"({GREENS})(document.getElementById('mini')) > 100")
+
+
+def test_the_list_is_searched_with_a_slash(venue: Venue) -> None:
+    for ticker in ("find", "lose"):
+        venue.open_market(ticker)
+    with venue.trader() as trader:
+        page = trader.page
+        page.goto("/default/products")
+        page.keyboard.press("/")
+        expect(page.get_by_label("Search products")).to_be_focused()
+        page.keyboard.type("FIN")
+        expect(page.get_by_role("rowheader", name="find")).to_be_visible()
+        expect(page.get_by_role("rowheader", name="lose")).to_be_hidden()
+        page.get_by_label("Search products").fill("")
+        expect(page.get_by_role("rowheader", name="lose")).to_be_visible()
+
+
+def test_one_port_fills_three_addresses_but_not_those_that_were_typed(venue: Venue) -> None:
+    with venue.trader(manager=True) as manager:
+        page = manager.page
+        page.goto("/default/products")
+        page.get_by_label("Ws Url").fill("ws://10.0.0.5:7000/realtime")
+        page.get_by_label("Port").press_sequentially("8881")
+        expect(page.get_by_label("Post Url")).to_have_value("http://127.0.0.1:8881/")
+        expect(page.get_by_label("Quote Url")).to_have_value("http://127.0.0.1:8881/quote")
+        expect(page.get_by_label("Ws Url")).to_have_value("ws://10.0.0.5:7000/realtime")
+        page.get_by_label("Port").fill("8882")
+        expect(page.get_by_label("Post Url")).to_have_value("http://127.0.0.1:8882/")
+
+
+def test_the_line_that_starts_a_matching_server_is_copied(venue: Venue) -> None:
+    market = venue.open_market("copy")
+    with venue.trader(manager=True) as manager:
+        page = manager.page
+        manager.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.goto(f"/default/edit_product/{market.product}")
+        line = page.locator(".copyable code").first.inner_text()
+        assert line.startswith("python matchingserver.py -p ")
+        page.get_by_role("button", name="Copy").first.click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate("navigator.clipboard.readText()") == line
