@@ -47,8 +47,9 @@ HOME = "/default/products"
 LOGIN = "/default/user/login"
 
 SECONDS_A_DAY = 24 * 3600
-SESSION_COOKIE = "session"
-MESSAGE_COOKIE = "message"
+# Browsers share cookies between all ports of a host: plain names would clash with other programs'.
+SESSION_COOKIE = "emte_session"
+MESSAGE_COOKIE = "emte_message"
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

@@ -250,11 +250,14 @@ async def _what_became(market: Market, intent: Intent) -> Answer:
     match intent.state:
         case State.ACCEPTED | State.JOURNALED:
             try:
-                found = await market.trading.find(oid=intent.oid, owner=intent.owner)
-            except (Away, Unanswered, Refused):
+                found = await market.trading.find(client_id=intent.client_id, owner=intent.owner)
+            except (Away, Unanswered):
                 return _unknown(market, intent)
-            events = [{"event": "duplicate", "oid": intent.oid}]
-            return Answer(200, _shown({**found["order"], "events": events}))
+            except Refused as refused:
+                raise _problem(refused) from refused
+            known = found["order"]
+            events = [{"event": "duplicate", "oid": known["oid"]}]
+            return Answer(200, _shown({**known, "events": events}))
         case State.REJECTED:
             raise Problem(STATUS_OF_CODE.get(intent.code, 422), intent.code, intent.message)
         case State.NEVER:

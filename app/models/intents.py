@@ -197,8 +197,14 @@ def resolve(
 
     `found_oid` None: `order_not_found`, which carried `seq`; `asked_at` is when it was asked (µs).
     PROTOCOL §4: that, asked past ts + 5 s, means never once log2db's seq has reached the reply's
-    and the database has no row with the id. Until then it stays unknown: ask again.
+    and the database has no row with the id. Until then it stays unknown: ask again. An outcome that
+    became known since `intent` was read, or another sending under its id, is left as it is.
     """
+    stored = get(db, intent.owner, intent.ticker, intent.client_id)
+    assert stored is not None
+    is_open = stored.state in (State.RESERVED, State.UNKNOWN)
+    if not is_open or stored.command.ts != intent.command.ts:
+        return stored.state
     row = rows(
         db,
         "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?"

@@ -386,6 +386,40 @@ def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
         assert market.available(buyer) == CASH
 
 
+def test_an_outcome_that_came_while_the_reconciler_asked_stays(
+    web: Web, market: Market, buyer: User
+) -> None:
+    def reserve(ts: int) -> intents.Intent:
+        request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
+        shown: intents.Levels = ()
+        with web.database(write=True) as db:
+            return intents.reserve(
+                db,
+                buyer.id,
+                market.product,
+                request,
+                bids=shown,
+                asks=shown,
+                last=1_000_000,
+                ts=ts,
+                at=now(),
+            )
+
+    def resolve(intent: intents.Intent) -> State:
+        later = now() + 60_000_000
+        with web.database(write=True) as db:
+            return intents.resolve(db, intent, found_oid=None, seq=0, asked_at=later, at=later)
+
+    first = reserve(ts=1_000)
+    with web.database(write=True) as db:
+        intents.rejected(db, first.id, code="bad_tick", message="off the grid", at=now())
+    assert resolve(first) is State.REJECTED
+    again = reserve(ts=2_000)
+    assert again.fresh
+    assert resolve(first) is State.RESERVED, "what was asked about is not what is on its way now"
+    assert resolve(again) is State.NEVER
+
+
 # -- to the P&L page
 
 

@@ -120,7 +120,7 @@ def test_a_failed_log_in_does_not_tell_what_was_wrong(web: Web, trader: User) ->
     ]
     assert {answer.status for answer in wrong} == {403}
     assert {answer.json()["error"] for answer in wrong} == {accounts.LOGIN_FAILED}
-    assert all("session=" not in answer.headers.get("set-cookie", "") for answer in wrong)
+    assert all("emte_session=" not in answer.headers.get("set-cookie", "") for answer in wrong)
 
 
 def test_many_failed_log_ins_have_to_wait_and_others_do_not(web: Web, trader: User) -> None:
@@ -177,21 +177,21 @@ def test_who_is_logged_in_is_led_past_the_log_in(web: Web, trader: User) -> None
 
 def test_a_log_in_ends_the_browsers_session_before(web: Web, trader: User) -> None:
     browser = web.browser(trader)
-    before = browser.cookies["session"]
+    before = browser.cookies["emte_session"]
     browser.post(LOGIN, {"username": "trader1", "password": "trader1"})
-    assert browser.cookies["session"] != before
-    browser.cookies["session"] = before
+    assert browser.cookies["emte_session"] != before
+    browser.cookies["emte_session"] = before
     assert browser.get(PRODUCTS).status == 303
 
 
 def test_logging_out_ends_the_session_on_the_server_too(web: Web, trader: User) -> None:
     browser = web.browser(trader)
-    cookie = browser.cookies["session"]
+    cookie = browser.cookies["emte_session"]
     answer = browser.post("/default/user/logout")
     assert (answer.status, answer.headers["location"]) == (303, "/default/index")
-    assert "session" not in browser.cookies
+    assert "emte_session" not in browser.cookies
     assert "You are logged out" in browser.get("/default/index").text
-    browser.cookies["session"] = cookie
+    browser.cookies["emte_session"] = cookie
     assert browser.get(PRODUCTS).status == 303
 
 

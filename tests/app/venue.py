@@ -191,8 +191,8 @@ class Web:
                 credentials = Credentials(owner=user.id, password_hash="")
                 token = accounts.login(db, credentials, PasswordCheck(right=True), at=now())
             assert token is not None
-            cookie = create_signed_value(self.platform.session_secret, "session", token)
-            browser.cookies["session"] = cookie.decode("ascii")
+            cookie = create_signed_value(self.platform.session_secret, "emte_session", token)
+            browser.cookies["emte_session"] = cookie.decode("ascii")
         return browser
 
     def wait_until_live(self, product: Product) -> None:
