@@ -23,7 +23,6 @@ from msgspec.structs import replace
 
 from matching import protocol
 from matching.book import Order
-from matching.engine import Engine
 from matching.events import (
     Accepted,
     Amended,
@@ -210,7 +209,7 @@ class Exchange:
         self._trades: list[JsonObject] = []
         self._phase_before = engine.phase
         self._is_sealed = True
-        self.feed = _feed_of(engine, journal.seq)
+        self.feed = _feed_of(recovered)
 
     # -- what the shell asks
 
@@ -220,7 +219,8 @@ class Exchange:
         """
         self._journal.epoch(self.epoch, at=self._now())
         if phase is not None and phase is not self._engine.phase:
-            self._execute(SetPhase(ticker=self.ticker, phase=phase), sender=None, sees_all=True)
+            command = SetPhase(ticker=self.ticker, phase=phase)
+            self._execute(command, at=self._now(), sender=None, sees_all=True)
         self._queue.extend([partial(self._cancel_lost, cancel) for cancel in self._disconnects])
         self._decide_what_waits()
 
@@ -450,7 +450,11 @@ class Exchange:
             if seen is not None:
                 return self._answer_recovered(seen)
             answer = self._execute(
-                command, sender=session, sees_all=holder is Holder.VENUE, signature=signature
+                command,
+                at=now,
+                sender=session,
+                sees_all=holder is Holder.VENUE,
+                signature=signature,
             )
             self._seen.add(signature, answer, now)
         return answer
@@ -463,7 +467,7 @@ class Exchange:
             return self._refusal(denied, now)
         if session.cod and isinstance(command, NewOrder):
             command = replace(command, cod=True)
-        answer = self._execute(command, sender=session, sees_all=session.venue)
+        answer = self._execute(command, at=now, sender=session, sees_all=session.venue)
         if session.cod and answer.oid in self._open:
             self._remember_cod(session, answer.oid)
         return answer
@@ -485,10 +489,15 @@ class Exchange:
         return _answer_about(order, (duplicate,), seq=seen.seq)
 
     def _execute(
-        self, command: Command, *, sender: Session | None, sees_all: bool, signature: str = ""
+        self,
+        command: Command,
+        *,
+        at: int,
+        sender: Session | None,
+        sees_all: bool,
+        signature: str = "",
     ) -> Answer:
         """Give the command to the engine, journal what it did, and tell who is to know."""
-        at = self._now()
         events = self._engine.apply(command, at)
         first = events[0] if events else None
         if isinstance(first, Rejected):
@@ -511,6 +520,9 @@ class Exchange:
             self.orders += 1
             order = self._engine.order(oid)
             self._open[oid] = order if order is not None else _ended_order(oid, command, events)
+            if len(events) == 1 and not self._watchers:
+                # It rests or waits, and nobody else is to know: most orders end here.
+                return _answer_about(self._open[oid], events, seq=seq)
         owner = owner_of(command)
         told = len(events) - (self._journal.seq - seq)
         self._note(events, seq - told + 1, seq, at, sender=sender, owner=owner)
@@ -545,8 +557,9 @@ class Exchange:
                 self._trades.append(_public_trade(event, seq, at))
             elif isinstance(event, KeyRaised):
                 self._close_sessions_of(event.owner)
-            for oid in _oids_of(event):
-                self._tell_order(self._open[oid], event, seq, at, sender=sender, owner=owner)
+            if self._watchers:
+                for oid in _oids_of(event):
+                    self._tell_order(self._open[oid], event, seq, at, sender=sender, owner=owner)
 
     def _tell_order(
         self,
@@ -680,7 +693,7 @@ class Exchange:
     def _cancel_lost(self, cancel: Cancel) -> None:
         """Cancel an order whose connection is gone, unless it has ended meanwhile."""
         if cancel.oid in self._open:
-            self._execute(cancel, sender=None, sees_all=True)
+            self._execute(cancel, at=self._now(), sender=None, sees_all=True)
 
     def _remember_cod(self, session: Session, oid: int) -> None:
         """Note an order to cancel; those that have ended are dropped now and then."""
@@ -745,13 +758,14 @@ def _head(kind: str, req: int | None) -> JsonObject:
     return {"type": kind} if req is None else {"type": kind, "req": req}
 
 
-def _feed_of(engine: Engine, seq: int) -> Feed:
-    """The public state of an engine that nobody has seen yet."""
+def _feed_of(recovered: Recovered) -> Feed:
+    """The public state of a market that nobody has seen yet."""
+    engine = recovered.engine
     feed = Feed(reference=engine.reference, phase=engine.phase)
     engine.book.take_changed_levels()
     levels = [(side, *level) for side in Side for level in engine.book.levels(side)]
-    feed.apply(Changes(seq=seq, levels=levels))
-    feed.last = engine.last
+    trades = [_public_trade(past.trade, past.seq, past.time) for past in recovered.trades]
+    feed.apply(Changes(seq=recovered.journal.seq, levels=levels, trades=trades))
     return feed
 
 

@@ -20,7 +20,7 @@ A level is [price, quantity, orders], absolute; quantity 0 says that it is gone 
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -44,7 +44,7 @@ JsonLevel = list[Any]
 JsonObject = dict[str, Any]
 """A JSON object of PROTOCOL §4."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,4 +223,4 @@ def format_time(microseconds: int) -> str:
     '2023-11-14T22:13:20.010000Z'
     """
     moment = _EPOCH + timedelta(microseconds=microseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.isoformat(timespec='microseconds')}Z"

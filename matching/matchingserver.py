@@ -528,6 +528,8 @@ class Handler(RequestHandler):
     def refuse(self, error: JsonObject, *, status: int | None = None) -> None:
         """Finish with an error object; its code says the status."""
         self.set_status(status or STATUS_OF_CODE.get(error["code"], 422))
+        if self.get_status() in (429, 503):
+            self.set_header("Retry-After", "1")
         self.finish_json({"error": error})
 
     def finish_json(self, message: JsonObject) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from matching.engine import Engine
+from matching.events import Event, Trade
 from matching.journal import (
     HEADER_LIMIT,
     RULES,
@@ -66,6 +67,9 @@ DEFAULT_REFERENCE = 1_000_000
 SIGNATURES_KEPT = 10_000_000
 """Microseconds: a signed command is good from 5 s before its `ts` to 5 s after."""
 
+TRADES_KEPT = 50
+"""The trades that watchers are shown of the past (PROTOCOL §4)."""
+
 _COPY_SIZE = 1024 * 1024
 
 
@@ -81,6 +85,14 @@ class SeenSignature(msgspec.Struct, frozen=True, gc=False):
     time: int
     seq: int
     command: Command
+
+
+class PastTrade(msgspec.Struct, frozen=True, gc=False):
+    """A trade that the journal holds, for those who watch the market from now on."""
+
+    seq: int
+    time: int
+    trade: Trade
 
 
 class Recovered:
@@ -104,6 +116,7 @@ class Recovered:
         "mark_file",
         "signatures",
         "torn_bytes",
+        "trades",
     )
 
     def __init__(
@@ -116,6 +129,7 @@ class Recovered:
         epoch: int,
         torn_bytes: int,
         signatures: list[SeenSignature],
+        trades: list[PastTrade],
         disconnects: list[Cancel],
     ) -> None:
         self.engine = engine
@@ -129,6 +143,8 @@ class Recovered:
         self.torn_bytes = torn_bytes
         self.signatures = signatures
         """Oldest first."""
+        self.trades = trades
+        """The last 50, oldest first."""
         self.disconnects = disconnects
         """Cancels of the open orders marked `cod=1`, in oid order."""
 
@@ -197,6 +213,7 @@ def open_journal(
         epoch=replay.starts + 1,
         torn_bytes=torn_bytes,
         signatures=replay.recent_signatures(),
+        trades=list(replay.trades),
         disconnects=replay.disconnects(),
     )
 
@@ -287,10 +304,11 @@ def _open_mark(disk: Disk, path: Path, mark: Mark) -> File:
 class Replay:
     """A fresh engine that is given a journal's commands, and what else its records tell.
 
-    `time` is the last record's (microseconds), `starts` the number of the last epoch.
+    `time` is the last record's (microseconds), `starts` the number of the last epoch, `trades` are
+    the last 50.
     """
 
-    __slots__ = ("_header", "_signatures", "engine", "starts", "time")
+    __slots__ = ("_header", "_signatures", "engine", "starts", "time", "trades")
 
     def __init__(self, header: Header) -> None:
         self.engine = Engine(
@@ -298,6 +316,7 @@ class Replay:
         )
         self.time = 0
         self.starts = 0
+        self.trades: deque[PastTrade] = deque(maxlen=TRADES_KEPT)
         self._header = header
         self._signatures: deque[SeenSignature] = deque()
 
@@ -331,7 +350,15 @@ class Replay:
             raise _difference(batch, index, decided)
         if record.signature_prefix:
             self._remember(record, batch.first_seq + index)
+        if len(decided) > 1:
+            with_lines = events[len(events) + 1 - len(decided) :]
+            self._note_trades(with_lines, first_seq=batch.first_seq + index + 1)
         return len(decided)
+
+    def _note_trades(self, events: Sequence[Event], *, first_seq: int) -> None:
+        for seq, event in enumerate(events, start=first_seq):
+            if isinstance(event, Trade):
+                self.trades.append(PastTrade(seq, self.time, event))
 
     def _go_on_to(self, time: int) -> None:
         if time < self.time:

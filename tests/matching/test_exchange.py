@@ -593,9 +593,26 @@ def test_a_recovered_exchange_shows_the_same_market() -> None:
         [["50.00", 3, 1]],
         [["55.00", 9, 1]],
     )
+    trades = list(floor.exchange.feed.trades)
+    assert [trade["tid"] for trade in trades] == [1]
     floor.restart()
     assert floor.state() == before
     assert floor.exchange.quote() == 500_000
+    assert list(floor.exchange.feed.trades) == trades
+
+
+def test_after_a_restart_the_last_fifty_trades_are_shown_as_before() -> None:
+    floor = Floor()
+    venue = floor.venue()
+    floor.ask(venue, "9:sell intc 20@51")
+    floor.ask(venue, "8:buy intc 9@51/50")
+    for _ in range(60):
+        floor.ask(venue, "9:sell intc 1@50")
+        floor.ask(venue, "7:buy intc 1@50")
+    trades = list(floor.exchange.feed.trades)
+    assert [trade["tid"] for trade in trades] == list(range(12, 62))
+    floor.restart()
+    assert list(floor.exchange.feed.trades) == trades
 
 
 def test_too_many_waiting_commands_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
