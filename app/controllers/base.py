@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from enum import Enum
 from http.client import responses
 from pathlib import Path
@@ -190,14 +191,23 @@ def local_path(text: str, default: str) -> str:
     return text if re.fullmatch(r"/default/[A-Za-z0-9_./?=&%-]*", text, re.ASCII) else default
 
 
-def group_thousands(text: str) -> str:
-    """Decimal text for readers.
+def grouped(number: str | int) -> str:
+    """A number for readers: thousands grouped, with a true minus.
 
-    >>> group_thousands("-1234567.50"), group_thousands("12")
-    ('-1,234,567.50', '12')
+    >>> grouped("-1234567.505"), grouped("12.00"), grouped(-1200)
+    ('−1,234,567.505', '12.00', '−1,200')
     """
-    whole, point, decimals = text.partition(".")
-    return f"{int(whole):,}{point}{decimals}" if len(whole) > 3 else text
+    return f"{Decimal(number):,}".replace("-", "−")
+
+
+def cents(amount: str) -> str:
+    """An amount of money for readers, to the cent; averages have more decimals.
+
+    >>> cents("-1234.5678"), cents("0.005"), cents("-0.0001")
+    ('−1,234.57', '0.01', '0.00')
+    """
+    rounded = Decimal(amount).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return grouped(str(rounded or abs(rounded)))  # nothing is not less than nothing
 
 
 def sparkline(prices: Sequence[str], width: int = 100, height: int = 28) -> str:
@@ -222,7 +232,8 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters["grouped"] = group_thousands
+_templates.filters["grouped"] = grouped
+_templates.filters["cents"] = cents
 _templates.filters["sparkline"] = sparkline
 
 

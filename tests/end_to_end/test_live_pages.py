@@ -32,7 +32,7 @@ def test_a_trade_comes_to_the_profit_and_loss_page_without_a_reload(venue: Venue
             form["_xsrf"] = page.locator("input[name=_xsrf]").first.input_value()
             assert page.request.post("/default/order", form=form).ok
         rows = buyer.page.locator("#trades [data-rows] tr")
-        expect(rows.first).to_contain_text("-6,060.00")
+        expect(rows.first).to_contain_text("−6,060.00")
         expect(rows).to_have_count(1)
         expect(buyer.page.locator("#trades [data-now]")).to_contain_text("101.00")
         expect(buyer.page.locator("[data-money=actual_cash]")).to_have_text("43,940.00")

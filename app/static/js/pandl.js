@@ -2,6 +2,7 @@
 // own order, and shows what it says. Nothing is added up here.
 
 import { Feed } from "./feed.js";
+import { formatMoney, formatQuantity, parseMoney } from "./prices.js";
 
 const EVERY_MS = 2_000;
 const SOON_MS = [120, 500]; // log2db needs a moment to bring a trade into the database
@@ -10,6 +11,7 @@ const STALE_AFTER_FAILURES = 3;
 const page = JSON.parse(document.getElementById("page").textContent);
 const url = `/default/pandl.json/${page.product}`;
 const origin = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
+const scroller = document.querySelector(".tall");
 let failures = 0;
 let shown = "";
 let newest = 0;
@@ -40,8 +42,9 @@ function show(state) {
     cell.replaceChildren(money(state[cell.dataset.money]));
   }
   for (const cell of document.querySelectorAll("[data-tied-up]")) {
-    cell.textContent = grouped(state.tied_up[cell.dataset.tiedUp]);
+    cell.textContent = formatMoney(parseMoney(state.tied_up[cell.dataset.tiedUp]));
   }
+  const stays = isAtEnd();
   if (state.rows.length) {
     const rows = state.rows.map((row) => tableRow(row, row.time.slice(0, 19).replace("T", " ")));
     document.querySelector("[data-rows]").replaceChildren(...rows);
@@ -49,6 +52,16 @@ function show(state) {
   const now = tableRow(state.now, "NOW");
   now.className = "now";
   document.querySelector("[data-now]").replaceChildren(now);
+  if (stays) showEnd();
+}
+
+/** Whether the newest trades are in sight: then they stay so, else nothing moves. */
+function isAtEnd() {
+  return scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 4;
+}
+
+function showEnd() {
+  scroller.scrollTop = scroller.scrollHeight;
 }
 
 function tableRow(row, name) {
@@ -60,8 +73,8 @@ function tableRow(row, name) {
     head,
     cell("Quantity Buy", shares(row.quantity_buy), "buy"),
     cell("Quantity Sell", shares(row.quantity_sell), "sell"),
-    cell("Price", grouped(row.price)),
-    cell("Total Shares", row.total_shares.toLocaleString("en-US")),
+    cell("Price", row.price),
+    cell("Total Shares", formatQuantity(row.total_shares)),
     cell("Balance", money(row.balance)),
   );
   return line;
@@ -76,26 +89,21 @@ function cell(label, content, side = "") {
 }
 
 function shares(quantity) {
-  return quantity ? quantity.toLocaleString("en-US") : "";
+  return quantity ? formatQuantity(quantity) : "";
 }
 
 function money(text) {
   const span = document.createElement("span");
   if (text.startsWith("-")) span.className = "sell";
-  span.textContent = grouped(text);
+  span.textContent = formatMoney(parseMoney(text));
   return span;
-}
-
-/** "-1,234,567.50", as base.py's filter of the same name writes it. */
-function grouped(text) {
-  const [whole, decimals] = text.split(".");
-  return `${whole.replace(/\B(?=(\d{3})+$)/g, ",")}.${decimals}`;
 }
 
 function onMessage(message) {
   if (message.type === "order") for (const wait of SOON_MS) setTimeout(refresh, wait);
 }
 
+showEnd();
 new Feed({ url: `${origin}/realtime/${page.ticker}`, onMessage, onState: () => {} }).start();
 setInterval(() => {
   if (document.visibilityState === "visible") refresh();
