@@ -30,9 +30,9 @@ from matching.client import (
     quote,
 )
 from matching.exits import ExitCode, Fatal
-from matching.order import TICKER, Cancel, NewOrder, parse_price
+from matching.order import TICKER, CancelAll, parse_price
 from matching.pidfile import pidfile
-from robot.strategy import Desk, RandomTrader, Strategy, describe
+from robot.strategy import Desk, DeskCommand, RandomTrader, Strategy, describe
 
 EPILOG = """\
 It waits for its matching server: at the start, and whenever the server goes away. An order that is
@@ -116,7 +116,7 @@ class Robot:
         for command in desk.take_commands():
             await self._send(command)
 
-    async def _send(self, command: NewOrder | Cancel) -> None:
+    async def _send(self, command: DeskCommand) -> None:
         started = time.monotonic()
         try:
             answer = await post_order(f"{self._url}/", command, self._key, clock=self._clock)
@@ -133,7 +133,11 @@ class Robot:
             _say(f"order from {describe(command)} unanswered, its outcome is unknown: {unanswered}")
         else:
             seconds = time.monotonic() - started
-            _say(f"order #{answer['oid']} from {describe(command)} ({seconds:f}seconds)")
+            if isinstance(command, CancelAll):
+                what = f"{len(answer['events'])} orders canceled by"
+            else:
+                what = f"order #{answer['oid']} from"
+            _say(f"{what} {describe(command)} ({seconds:f}seconds)")
 
 
 def _say(line: str) -> None:
@@ -163,6 +167,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _turns(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of turns")
+    return int(text)
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="robot_trader",
@@ -186,6 +196,13 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "-t", "--ticker", type=_ticker, help="trade only this product (default: ask the server)"
+    )
+    parser.add_argument(
+        "--clear",
+        type=_turns,
+        default=0,
+        metavar="TURNS",
+        help="cancel all orders of an owner about once in so many turns (0: never, as in 2010)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="the matching server's host")
     parser.add_argument(
@@ -222,7 +239,11 @@ def _main() -> None:
     robot = Robot(
         f"http://{arguments.host}:{arguments.port}",
         ticker=arguments.ticker,
-        strategy=RandomTrader(owners=arguments.owner, dice=random.Random(arguments.seed)),
+        strategy=RandomTrader(
+            owners=arguments.owner,
+            dice=random.Random(arguments.seed),
+            clear_turns=arguments.clear,
+        ),
         key=key,
         wait_seconds=arguments.wait_time,
     )

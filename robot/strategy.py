@@ -20,11 +20,15 @@ from typing import Protocol
 from matching.order import (
     PRICE_SCALE,
     Cancel,
+    CancelAll,
     NewOrder,
     Side,
     TimeInForce,
     format_price,
 )
+
+DeskCommand = NewOrder | Cancel | CancelAll
+"""What a strategy may order."""
 
 
 class Desk:
@@ -41,7 +45,7 @@ class Desk:
         self.tick = tick
         self.lot = lot
         self.last = last
-        self._commands: list[NewOrder | Cancel] = []
+        self._commands: list[DeskCommand] = []
 
     def buy(
         self,
@@ -73,7 +77,11 @@ class Desk:
         """Cancel an open order of an owner."""
         self._commands.append(Cancel(ticker=self.ticker, owner=owner, oid=oid))
 
-    def take_commands(self) -> list[NewOrder | Cancel]:
+    def cancel_all(self, *, owner: int) -> None:
+        """Cancel every open order of an owner in this product."""
+        self._commands.append(CancelAll(ticker=self.ticker, owner=owner))
+
+    def take_commands(self) -> list[DeskCommand]:
         """What was put on the desk since the last call, oldest first; the desk is empty then."""
         commands, self._commands = self._commands, []
         return commands
@@ -115,18 +123,24 @@ class RandomTrader:
     where it waits. A buy that would come to 20 or less goes to 20 + |N(0, 20)| instead, a sell that
     would come to 180 or more to 180 − |N(0, 20)|: so the price wanders between the two. Quantities
     are 1 to 1,000.
+
+    It never canceled, so what did not trade piled up. With `clear_turns` it first cancels all
+    orders of its owner, about once in so many turns.
     """
 
     LOWEST = 20.0
     HIGHEST = 180.0
     LARGEST_QUANTITY = 1000
 
-    def __init__(self, *, owners: Sequence[int], dice: random.Random) -> None:
+    def __init__(self, *, owners: Sequence[int], dice: random.Random, clear_turns: int = 0) -> None:
         self._owners = owners
         self._dice = dice
+        self._clear_turns = clear_turns
 
     def on_timer(self, desk: Desk) -> None:
         owner = self._dice.choice(self._owners)
+        if self._clear_turns and self._dice.randrange(self._clear_turns) == 0:
+            desk.cancel_all(owner=owner)
         lots = self._dice.randint(1, max(1, self.LARGEST_QUANTITY // desk.lot))
         quantity = lots * desk.lot
         last = desk.last / PRICE_SCALE
@@ -152,13 +166,17 @@ class RandomTrader:
         return abs(self._dice.gauss(0, spread))
 
 
-def describe(command: NewOrder | Cancel) -> str:
+def describe(command: DeskCommand) -> str:
     """A command as the robot of 2010 prints it: `0:buy 600@0`, the ticker left out."""
-    if isinstance(command, Cancel):
-        return f"{command.owner}:del {command.oid}"
-    price = format_price(command.price) if command.price else "0"
-    stop = f"/{format_price(command.stop)}" if command.stop else ""
-    return f"{command.owner}:{command.side} {command.quantity}@{price}{stop}"
+    match command:
+        case NewOrder():
+            price = format_price(command.price) if command.price else "0"
+            stop = f"/{format_price(command.stop)}" if command.stop else ""
+            return f"{command.owner}:{command.side} {command.quantity}@{price}{stop}"
+        case Cancel():
+            return f"{command.owner}:del {command.oid}"
+        case CancelAll():
+            return f"{command.owner}:del all"
 
 
 def _on_grid(price: float, tick: int) -> int:

@@ -100,6 +100,14 @@ def test_it_keeps_to_the_grid_of_its_product(var: Path, port: int, servers: Serv
         assert all(int(order[4]) % 10 == 0 for order in _orders(robot))
 
 
+def test_told_to_clear_it_keeps_few_orders_open(var: Path, port: int, server: Process) -> None:
+    robot_of_7 = ("-m", "robot.robot_trader", "-p", str(port), "-o", "7", "-w", "0")
+    with running(*robot_of_7, "--clear", "3", var=var) as robot:
+        robot.wait_for_line(r"^\d+ orders canceled by 7:del all \(\d+\.\d{6}seconds\)$")
+        robot.wait_for_line(r"^[1-9]\d* orders canceled by")
+        assert "refused" not in robot.output
+
+
 def test_a_refusal_is_printed_and_does_not_stop_it(var: Path, port: int, servers: Servers) -> None:
     servers.start(port, "--phase", "halted")
     with running("-m", "robot.robot_trader", "-p", str(port), "-w", "0", var=var) as robot:
@@ -155,6 +163,7 @@ def test_the_same_seed_makes_the_same_orders(tmp_path: Path, servers: Servers) -
         (("-w", "-1"), 2, "is not a number of seconds"),
         (("-w", "nan"), 2, "is not a number of seconds"),
         (("-t", "../intc"), 2, "is not a ticker"),
+        (("--clear", "-1"), 2, "is not a number of turns"),
         (("-p", "x"), 2, "invalid int value"),
         (("--var", "/proc/no"), 78, "cannot make /proc/no"),
     ],

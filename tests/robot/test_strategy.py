@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from matching.order import HOUSE, Cancel, NewOrder, Side, TimeInForce
+from matching.order import HOUSE, Cancel, CancelAll, NewOrder, Side, TimeInForce
 from robot.strategy import Desk, RandomTrader, describe
 
 TURNS = 4000
@@ -90,6 +90,25 @@ def test_it_trades_for_each_of_its_owners() -> None:
     assert all(count > TURNS / 3 for count in owners.values())
 
 
+def test_it_never_cancels_unless_told_to() -> None:
+    """`_orders` finds one order in each turn, and nothing else."""
+    assert len(list(_orders())) == TURNS
+
+
+def test_told_to_it_cancels_all_of_its_owner_about_once_in_so_many_turns() -> None:
+    trader = RandomTrader(owners=[7, 8], dice=random.Random(1), clear_turns=50)
+    desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000)
+    clears: Counter[int] = Counter()
+    for _ in range(TURNS):
+        trader.on_timer(desk)
+        *before, order = desk.take_commands()
+        assert isinstance(order, NewOrder)
+        assert before in ([], [CancelAll(ticker="intc", owner=order.owner)])
+        clears[order.owner] += len(before)
+    assert set(clears) == {7, 8}
+    assert TURNS / 50 * 0.7 < clears.total() < TURNS / 50 * 1.3
+
+
 def test_the_same_seed_makes_the_same_orders() -> None:
     assert list(_orders()) == list(_orders())
 
@@ -99,6 +118,7 @@ def test_a_desk_hands_over_each_command_once_and_in_order() -> None:
     desk.buy(10, 1_000_000, owner=7, stop=1_010_000, tif=TimeInForce.DAY)
     desk.sell(5, owner=8)
     desk.cancel(3, owner=7)
+    desk.cancel_all(owner=8)
     assert desk.take_commands() == [
         NewOrder(
             ticker="intc",
@@ -111,6 +131,7 @@ def test_a_desk_hands_over_each_command_once_and_in_order() -> None:
         ),
         NewOrder(ticker="intc", owner=8, side=Side.SELL, quantity=5),
         Cancel(ticker="intc", owner=7, oid=3),
+        CancelAll(ticker="intc", owner=8),
     ]
     assert desk.take_commands() == []
 
@@ -120,8 +141,10 @@ def test_orders_are_printed_as_the_robot_of_2010_did() -> None:
     desk.buy(600, owner=0)
     desk.sell(9, 998_700, owner=4, stop=1_000_000)
     desk.cancel(12, owner=4)
+    desk.cancel_all(owner=4)
     assert [describe(command) for command in desk.take_commands()] == [
         "0:buy 600@0",
         "4:sell 9@99.87/100.00",
         "4:del 12",
+        "4:del all",
     ]
