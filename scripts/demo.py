@@ -1,9 +1,9 @@
 """The demo: a venue with a manager, nine traders, ten products, and robots that trade them.
 
 It fills the database as the demo of 2010 did (users whose password is their username, random
-four-letter tickers on ports between 9000 and 10000), serves the venue (scripts/serve.py), gives
-each product ten price levels a side in the name of the house, and starts two robots for each. What
-is there already stays: a second demo on the same var/ goes on where the first one ended.
+four-letter tickers on ports between 9000 and 10000), serves the venue (scripts/serve.py), lets the
+house keep ten price levels a side in each product (scripts/house.py), and starts two robots for
+each. What is there already stays: a second demo on the same var/ goes on where the first one ended.
 """
 
 import argparse
@@ -18,18 +18,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from app.models import accounts, products, settings
 from app.models import db as database
 from app.models.accounts import Registration, User
 from app.models.products import Product
 from matching import config, exits
-from matching.client import Answer, Away, Client, Refused, Unanswered
+from matching.client import Answer, Client, Refused
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
-from matching.order import HOUSE, PRICE_SCALE, NewOrder, Side
+from matching.order import PRICE_SCALE
 from matching.pidfile import pidfile
+from scripts.house import House
 from scripts.serve import STEP_SECONDS, Signals, Venue, migrate, require_free_port, unsettled
 from scripts.supervisor import Program, Role, State, Supervisor, sole_supervisor
 
@@ -52,9 +52,11 @@ ROBOTS_TRADE_FOR = TRADERS[1:]
 """trader1 is left to the person who tries the demo: nobody else moves that account."""
 
 PORTS = range(9000, 10000)
-LEVELS = 10
 ROBOTS_PER_TICKER = 2
 ROBOT_WAIT_SECONDS = 1.0
+ROBOT_CLEAR_TURNS = 50
+"""So a product's book holds some 200 orders of the robots, and not 2,500 more each hour."""
+
 TABLE_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
 ONCE_SECONDS = 120.0
@@ -151,18 +153,18 @@ class Seed:
 
 
 class Market:
-    """What the demo knows of one product, whose feed it follows; and the house's orders in it."""
+    """What the demo knows of one product, whose feed it follows; and the house in it."""
 
     def __init__(self, product: Product, key: str) -> None:
         self.product = product
         self.last = ""
         self.seq = 0
         self.trades = 0
-        self.has_house_orders = False
         self._trades_before: int | None = None
         self._client = Client(
             product.ws_url, ticker=product.name, key=key, on_message=self._on_message
         )
+        self.house = House(product, self._client)
         self.watching = asyncio.ensure_future(self._watch())
 
     @property
@@ -176,16 +178,13 @@ class Market:
         await asyncio.gather(self.watching, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Follow the feed until cancelled; once the server is there, post the house's orders."""
-        posting = asyncio.ensure_future(self._post_house_orders())
+        """Follow the feed, and let the house keep its levels, until cancelled."""
         try:
-            await self._client.follow(channels=("trades",))
+            await asyncio.gather(self._client.follow(channels=("trades",)), self.house.keep())
         except Refused as refused:
             raise Fatal(
                 ExitCode.CONFIGURATION, f"the key is not that of {self.product.name}: {refused}"
             ) from refused
-        finally:
-            posting.cancel()
 
     def _on_message(self, message: Answer) -> None:
         if "seq" in message:
@@ -195,34 +194,6 @@ class Market:
         self.trades = max([self.trades, *tids])
         if self._trades_before is None and message["type"] == "snapshot":
             self._trades_before = self.trades
-
-    async def _post_house_orders(self) -> None:
-        """Ten levels a side. By their ids, those of a second demo are duplicates (R14)."""
-        while not self.has_house_orders:
-            await asyncio.sleep(STEP_SECONDS)
-            if self._client.is_logged_in:
-                with suppress(Away, Unanswered, Refused):
-                    await self._client.send_many(house_orders(self.product))
-                    self.has_house_orders = True
-
-
-def house_orders(product: Product) -> list[NewOrder]:
-    """Ten price levels a side around the unit price, half a percent apart, deeper further away."""
-    step = max(1, product.unit_price // 200 // product.tick) * product.tick
-    center = product.unit_price // product.tick * product.tick
-    return [
-        NewOrder(
-            ticker=product.name,
-            owner=HOUSE,
-            side=side,
-            quantity=max(1, 200 * level // product.lot) * product.lot,
-            price=center + sign * level * step,
-            client_id=f"demo-{side}-{level}",
-        )
-        for side, sign in ((Side.BUY, -1), (Side.SELL, 1))
-        for level in range(1, LEVELS + 1)
-        if center + sign * level * step > 0
-    ]
 
 
 class Screen:
@@ -343,13 +314,14 @@ class Demo:
         self._venue.robots = [
             self._robot(market.product, number)
             for market in self._markets.values()
-            if market.has_house_orders
+            if market.house.has_posted
             for number in range(1, ROBOTS_PER_TICKER + 1)
         ]
 
     def _robot(self, product: Product, number: int) -> Program:
         arguments = ["-p", str(product.port), "-t", product.name, "-n", str(number)]
         arguments += ["-o", self._robot_owners, "-w", str(ROBOT_WAIT_SECONDS)]
+        arguments += ["--clear", str(ROBOT_CLEAR_TURNS)]
         arguments += ["--var", str(self._var.root)]
         name = f"robot-{product.name}-{number}"
         return Program(name, Role.ROBOT, "robot.robot_trader", tuple(arguments))

@@ -15,9 +15,10 @@ import pytest
 from app.models import accounts, products
 from app.models.db import now, open_database, transaction
 from app.models.products import Product
+from matching import config
+from matching.client import BlockingClient
 from matching.config import Var
-from matching.order import HOUSE, NewOrder, Side
-from scripts.demo import house_orders
+from matching.order import HOUSE
 from scripts.serve import unsettled
 from tests.database import uri_of
 from tests.processes import ROOT, Process, running
@@ -119,7 +120,32 @@ def test_a_second_demo_goes_on_where_the_first_one_ended(first: tuple[Var, Proce
     for product in known:
         journal = _journal_lines(var, product.name)
         assert len(journal) > lines[product.name]
-        assert len([line for line in journal if " id=demo-" in line]) == 20
+        ids = re.findall(r" id=(demo-\S+)", "\n".join(journal))
+        assert len(ids) >= 20
+        assert len(set(ids)) == len(ids)
+
+
+def test_whoever_empties_a_side_finds_ten_levels_a_side_again(var: Var) -> None:
+    with running(*_command("--tickers", "1"), var=var.root) as demo:
+        demo.wait_for_line("Running robot trader 2")
+        (product,) = _products(var)
+        venue_key = config.load_venue_key(var)
+        with BlockingClient(product.ws_url, ticker=product.name, key=venue_key) as venue:
+            for side in ("buy", "sell"):
+                answer = venue.send(f"999:{side} 500000")
+                assert answer["status"] == "canceled"  # there was not so much on that side
+                wait_until(
+                    lambda venue=venue: _house_levels(venue) >= 20,
+                    f"ten levels a side after a {side}",
+                )
+        assert demo.terminate() == 0
+
+
+def _house_levels(venue: BlockingClient) -> int:
+    """How many levels of the house there are, counting no more than ten a side."""
+    orders = venue.open_orders(owner=HOUSE)["orders"]
+    prices = {side: {o["price"] for o in orders if o["side"] == side} for side in ("buy", "sell")}
+    return sum(min(10, len(levels)) for levels in prices.values())
 
 
 def test_a_product_that_is_registered_meanwhile_is_traded_too(first: tuple[Var, Process]) -> None:
@@ -260,39 +286,3 @@ def test_its_help_has_two_examples(var: Var) -> None:
     with running("scripts/demo.py", "-h", var=var.root) as demo:
         assert demo.wait() == 0
         assert demo.output.count("python scripts/demo.py") == 2
-
-
-def _product(*, unit_price: int, tick: int, lot: int) -> Product:
-    return Product(
-        id=1,
-        name="intc",
-        description="",
-        unit_price=unit_price,
-        tick=tick,
-        lot=lot,
-        active=True,
-        allow_short=True,
-        **products.urls(9123),
-    )
-
-
-@pytest.mark.parametrize(
-    ("unit_price", "tick", "lot"), [(1_500_000, 100, 1), (1_234_500, 2_500, 7), (100, 100, 1000)]
-)
-def test_the_house_posts_ten_levels_a_side_on_the_grid(
-    unit_price: int, tick: int, lot: int
-) -> None:
-    product = _product(unit_price=unit_price, tick=tick, lot=lot)
-    orders = house_orders(product)
-    for side in Side:
-        prices = {order.price for order in orders if order.side is side}
-        assert len(prices) == 10 or (side is Side.BUY and unit_price == tick)
-        assert all((price < unit_price) == (side is Side.BUY) for price in prices)
-    assert all(_fits(order, product) for order in orders)
-    assert len({order.client_id for order in orders}) == len(orders)
-    assert house_orders(product) == orders
-
-
-def _fits(order: NewOrder, product: Product) -> bool:
-    on_grid = order.price % product.tick == 0 and order.quantity % product.lot == 0
-    return on_grid and order.price > 0 and order.quantity > 0 and order.owner == HOUSE
