@@ -1,6 +1,6 @@
 """The order book: which orders wait at which price, the best price and the first comer first (R1).
 
-Each side is a ladder of price levels, each level a queue of orders:
+Each side holds its price levels in order, each level a queue of orders:
 
     bids   worst … 50.24   50.25   ← best      best →   50.27   50.30 … worst   asks
                      │       │                            │       │
@@ -13,41 +13,41 @@ and its number of orders up to date at every change.
 | operation | cost (L levels on a side) |
 |---|---|
 | best price, first order at it, fill, cancel, add at a price that has orders | O(1) |
-| add at a new price, remove the last order of a price | O(log L) to find the place |
+| add at a new price, remove the last order of a price | O(log L) |
 
 >>> from matching.order import NewOrder, Side
 >>> book = OrderBook()
->>> book.add(Order(1, NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)))
->>> book.add(Order(2, NewOrder(ticker="intc", owner=8, side=Side.BUY, quantity=50, price=502500)))
+>>> for oid, quantity in ((1, 100), (2, 50)):
+...     bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=quantity, price=502500)
+...     book.bids.add(Order(oid, bid))
 >>> book.levels(Side.BUY, depth=10)
 [(502500, 150, 2)]
->>> book.remove(book.orders[1])
+>>> book.bids.remove(book.orders[1])
 >>> book.take_changed_levels()
 [(<Side.BUY: 'buy'>, 502500, 50, 1)]
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
+
+from sortedcontainers import SortedDict
 
 from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, format_price
 
 _BUY = Side.BUY  # CPython 3.11 takes as long to look up `Side.BUY` as to create an event
 
 NO_LIMIT = -(10**18)
-"""The key that every level of a ladder is better than: a market order's."""
+"""A key that every level's key is greater than: how far a market order goes."""
 
 
 class Order:
     """An accepted order, from its acceptance to its end: the command, and what became of it.
 
     `quantity` is its total, of which `open_quantity` has not traded. `stop` is 0 once it has
-    triggered (R7). `level`, `previous` and `next` are its place in a queue, and belong to the
-    ladder that holds it.
+    triggered (R7). `level`, `previous` and `next` are its place in the book, and belong to it.
     """
 
     __slots__ = (
         "canceled",
-        "client_id",
         "command",
         "level",
         "next",
@@ -65,7 +65,6 @@ class Order:
         self.oid = oid
         self.command = command
         self.owner = command.owner
-        self.client_id = command.client_id
         self.side = command.side
         self.quantity = self.open_quantity = command.quantity
         self.price = command.price
@@ -74,6 +73,10 @@ class Order:
         self.level: Level | None = None
         self.previous: Order | None = None
         self.next: Order | None = None
+
+    @property
+    def client_id(self) -> str:
+        return self.command.client_id
 
     @property
     def tif(self) -> TimeInForce:
@@ -126,16 +129,16 @@ class Order:
 
 
 class Level:
-    """The orders at one price, the first comer first. It is never empty while a ladder holds it.
+    """The orders at one price, the first comer first. It is never empty while the book holds it.
 
-    `key` is its place in the ladder; `quantity` and `count` are what the market sees, `is_changed`
-    whether the market has yet to be told of a change.
+    `key` is its place on its side; `quantity` and `count` are what the market sees; `is_changed`:
+    the market has yet to be told of a change.
     """
 
     __slots__ = ("count", "first", "is_changed", "key", "last", "price", "quantity")
 
-    def __init__(self, price: int, key: int, order: Order) -> None:
-        self.price = price
+    def __init__(self, key: int, order: Order) -> None:
+        self.price = order.price
         self.key = key
         self.first = order
         self.last = order
@@ -150,20 +153,20 @@ class Level:
             order = order.next
 
 
-class Ladder:
-    """Price levels in order of one side: bids the highest price first, asks the lowest.
+class BookSide:
+    """The bids or the asks: price levels in order, the best always at hand.
 
     A level's key is its price, negated for asks, so that on both sides a greater key is a better
-    price. The best stands last in the list of keys, where Python adds and removes without moving
-    the others; most changes happen near it.
+    price. The book hands both sides its index of orders and its set of changed keys.
     """
 
-    __slots__ = ("_keys", "_levels", "_sign", "best")
+    __slots__ = ("_changed", "_levels", "_orders", "_sign", "best")
 
-    def __init__(self, *, highest_first: bool) -> None:
+    def __init__(self, *, highest_first: bool, orders: dict[int, Order], changed: set[int]) -> None:
         self._sign = 1 if highest_first else -1
-        self._keys: list[int] = []
-        self._levels: dict[int, Level] = {}
+        self._levels = SortedDict()
+        self._orders = orders
+        self._changed = changed
         self.best: Level | None = None
 
     def limit_key(self, price: int) -> int:
@@ -172,31 +175,37 @@ class Ladder:
 
     def is_reached_by(self, price: int) -> bool:
         """Whether an incoming order of this price has somebody to trade with."""
-        best = self.best
-        return best is not None and (price == 0 or best.key >= price * self._sign)
+        return self.best is not None and self.best.key >= self.limit_key(price)
 
-    def add(self, order: Order, price: int) -> Level:
-        """Queue the order behind all others at the price."""
-        key = price * self._sign
+    def add(self, order: Order) -> None:
+        """Rest a limit order behind all others at its price."""
+        self._orders[order.oid] = order
+        key = order.price * self._sign
         level = self._levels.get(key)
         if level is None:
-            order.level = self._levels[key] = level = Level(price, key, order)
-            insort(self._keys, key)
-            if self.best is None or key > self.best.key:
-                self.best = level
-            return level
+            level = self._add_level(key, order)
+        else:
+            last = level.last
+            last.next = order
+            order.previous = last
+            level.last = order
+            level.quantity += order.open_quantity
+            level.count += 1
         order.level = level
-        order.previous = level.last
-        level.last.next = order
-        level.last = order
-        level.quantity += order.open_quantity
-        level.count += 1
+        if not level.is_changed:
+            self._note_change(level)
+
+    def _add_level(self, key: int, order: Order) -> Level:
+        level = self._levels[key] = Level(key, order)
+        if self.best is None or key > self.best.key:
+            self.best = level
         return level
 
-    def remove(self, order: Order) -> Level:
-        """Unlink the order from its level; a level without orders goes."""
+    def remove(self, order: Order) -> None:
+        """Take the order out of the book; a level without orders goes."""
         level = order.level
-        assert level is not None, f"{order!r} is in no queue"
+        assert level is not None, f"{order!r} does not rest"
+        del self._orders[order.oid]
         previous, following = order.previous, order.next
         order.level = order.previous = order.next = None
         level.quantity -= order.open_quantity
@@ -212,73 +221,14 @@ class Ladder:
             level.first = following
         else:
             self._remove_level(level)
-        return level
+        if not level.is_changed:
+            self._note_change(level)
 
     def _remove_level(self, level: Level) -> None:
-        keys = self._keys
-        del self._levels[level.key]
-        if level is self.best:
-            keys.pop()
-            self.best = self._levels[keys[-1]] if keys else None
-        else:
-            del keys[bisect_left(keys, level.key)]
-
-    def level(self, price: int) -> Level | None:
-        return self._levels.get(price * self._sign)
-
-    def __len__(self) -> int:
-        """The number of price levels."""
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[Level]:
-        """The levels, best first."""
         levels = self._levels
-        return (levels[key] for key in reversed(self._keys))
-
-    def check(self) -> None:
-        """Assert that keys, levels, queues and totals agree."""
-        assert self._keys == sorted(self._levels), self._keys
-        assert self.best is (self._levels[self._keys[-1]] if self._keys else None), self.best
-        for level in self:
-            assert level.key == level.price * self._sign, (level.price, level.key)
-            queue = list(level)
-            state = f"{format_price(level.price)}: {level.quantity}, {level.count} of {queue}"
-            assert level.count == len(queue) > 0, state
-            assert level.quantity == sum(order.open_quantity for order in queue), state
-            assert all(order.level is level and order.remaining > 0 for order in queue), state
-            assert [order.previous for order in queue] == [None, *queue[:-1]], state
-            assert level.last is queue[-1], state
-
-
-class OrderBook:
-    """The resting orders of one product: bids, asks, and an index by oid.
-
-    `bids` and `asks` are there to be read; orders come and go by the methods here, which also note
-    the levels they change for `take_changed_levels`.
-    """
-
-    __slots__ = ("_changed", "asks", "bids", "orders")
-
-    def __init__(self) -> None:
-        self.bids = Ladder(highest_first=True)
-        self.asks = Ladder(highest_first=False)
-        self.orders: dict[int, Order] = {}
-        self._changed: list[Level] = []
-
-    def add(self, order: Order) -> None:
-        """Rest a limit order behind all others at its price."""
-        self.orders[order.oid] = order
-        ladder = self.bids if order.side is _BUY else self.asks
-        level = ladder.add(order, order.price)
-        if not level.is_changed:
-            self._note_change(level)
-
-    def remove(self, order: Order) -> None:
-        del self.orders[order.oid]
-        ladder = self.bids if order.side is _BUY else self.asks
-        level = ladder.remove(order)
-        if not level.is_changed:
-            self._note_change(level)
+        del levels[level.key]
+        if level is self.best:
+            self.best = levels.peekitem(-1)[1] if levels else None
 
     def fill(self, order: Order, quantity: int) -> None:
         """So much of a resting order has traded; when nothing is left of it, it leaves the book."""
@@ -298,13 +248,52 @@ class OrderBook:
 
     def _note_change(self, level: Level) -> None:
         level.is_changed = True
-        self._changed.append(level)
+        self._changed.add(level.key)
 
-    def side(self, side: Side) -> Ladder:
+    def level(self, price: int) -> Level | None:
+        return self._levels.get(price * self._sign)
+
+    def __len__(self) -> int:
+        """The number of price levels."""
+        return len(self._levels)
+
+    def __iter__(self) -> Iterator[Level]:
+        """The levels, best first."""
+        return (self._levels[key] for key in reversed(self._levels))
+
+    def check(self) -> None:
+        """Assert that keys, levels, queues and totals agree."""
+        assert self.best is (self._levels.peekitem(-1)[1] if self._levels else None), self.best
+        for level in self:
+            queue = list(level)
+            state = f"{format_price(level.price)}: {level.quantity}, {level.count} of {queue}"
+            assert level.count == len(queue) > 0, state
+            assert level.quantity == sum(order.open_quantity for order in queue), state
+            assert all(order.level is level and order.remaining > 0 for order in queue), state
+            assert all(order.price * self._sign == level.key for order in queue), state
+            assert [order.previous for order in queue] == [None, *queue[:-1]], state
+            assert level.last is queue[-1], state
+
+
+class OrderBook:
+    """The resting orders of one product: bids, asks, and an index by oid.
+
+    Both sides note the levels they change, for `take_changed_levels`.
+    """
+
+    __slots__ = ("_changed", "asks", "bids", "orders")
+
+    def __init__(self) -> None:
+        self.orders: dict[int, Order] = {}
+        self._changed: set[int] = set()
+        self.bids = BookSide(highest_first=True, orders=self.orders, changed=self._changed)
+        self.asks = BookSide(highest_first=False, orders=self.orders, changed=self._changed)
+
+    def side(self, side: Side) -> BookSide:
         return self.bids if side is _BUY else self.asks
 
-    def opposite(self, side: Side) -> Ladder:
-        """The ladder that an incoming order of this side trades with."""
+    def opposite(self, side: Side) -> BookSide:
+        """The side that an incoming order of this side trades with."""
         return self.asks if side is _BUY else self.bids
 
     @property
@@ -330,28 +319,25 @@ class OrderBook:
         Bids, then asks, each the best first; quantity and orders are the present ones, 0 where
         the level is gone.
         """
-        keys = {level.key for level in self._changed}  # bids' are positive, asks' negative
-        for level in self._changed:
-            level.is_changed = False
+        keys = sorted(self._changed, reverse=True)  # bids' keys are positive, asks' negative
         self._changed.clear()
-        return [self._shown(key) for key in sorted(keys, reverse=True)]
+        return [self._take(Side.BUY if key > 0 else Side.SELL, abs(key)) for key in keys]
 
-    def _shown(self, key: int) -> tuple[Side, int, int, int]:
-        side, price = (Side.BUY, key) if key > 0 else (Side.SELL, -key)
+    def _take(self, side: Side, price: int) -> tuple[Side, int, int, int]:
         level = self.side(side).level(price)
-        return (
-            (side, price, level.quantity, level.count) if level is not None else (side, price, 0, 0)
-        )
+        if level is None:
+            return side, price, 0, 0
+        level.is_changed = False
+        return side, price, level.quantity, level.count
 
     def check(self) -> None:
-        """Assert that both ladders and the index hold the same orders, each on its side."""
+        """Assert that both sides and the index hold the same orders, each on its side."""
         self.bids.check()
         self.asks.check()
         for side in Side:
             for level in self.side(side):
                 for order in level:
                     assert order.side is side, f"{order!r} among the {side}s\n{self}"
-                    assert order.price == level.price, f"{order!r} at {level.price}\n{self}"
                     assert self.orders.get(order.oid) is order, f"{order!r} not indexed\n{self}"
         queued = sum(level.count for side in Side for level in self.side(side))
         assert len(self.orders) == queued, f"{len(self.orders)} indexed, {queued} queued\n{self}"
@@ -375,18 +361,23 @@ class WaitingStops:
     __slots__ = ("_buys", "_sells", "orders")
 
     def __init__(self) -> None:
-        self._buys = Ladder(highest_first=False)
-        self._sells = Ladder(highest_first=True)
+        self._buys: SortedDict[tuple[int, int], Order] = SortedDict()
+        self._sells: SortedDict[tuple[int, int], Order] = SortedDict()
         self.orders: dict[int, Order] = {}
 
     def add(self, order: Order) -> None:
-        """Let the order wait behind all others at its stop price."""
         self.orders[order.oid] = order
-        self._side(order).add(order, order.stop)
+        if order.side is _BUY:
+            self._buys[order.stop, order.oid] = order
+        else:
+            self._sells[-order.stop, order.oid] = order
 
     def remove(self, order: Order) -> None:
         del self.orders[order.oid]
-        self._side(order).remove(order)
+        if order.side is _BUY:
+            del self._buys[order.stop, order.oid]
+        else:
+            del self._sells[-order.stop, order.oid]
 
     def take_elected(self, *, low: int, high: int) -> list[Order]:
         """Remove the stops that prints between `low` and `high` elect, in the order they run.
@@ -395,8 +386,7 @@ class WaitingStops:
         """
         elected: list[Order] = []
         while True:
-            buy = self._nearest(self._buys, high)
-            sell = self._nearest(self._sells, low)
+            buy, sell = self._nearest_buy(high), self._nearest_sell(low)
             if buy is not None and (sell is None or buy.oid < sell.oid):
                 order = buy
             elif sell is not None:
@@ -406,24 +396,22 @@ class WaitingStops:
             self.remove(order)
             elected.append(order)
 
-    def _nearest(self, ladder: Ladder, print_price: int) -> Order | None:
-        level = ladder.best
-        if level is None or level.key < ladder.limit_key(print_price):
-            return None
-        return level.first
+    def _nearest_buy(self, high: int) -> Order | None:
+        order = self._buys.peekitem(0)[1] if self._buys else None
+        return order if order is not None and order.stop <= high else None
 
-    def _side(self, order: Order) -> Ladder:
-        return self._buys if order.side is _BUY else self._sells
+    def _nearest_sell(self, low: int) -> Order | None:
+        order = self._sells.peekitem(0)[1] if self._sells else None
+        return order if order is not None and order.stop >= low else None
 
     def check(self, last: int | None) -> None:
-        """Assert that ladders and index agree and, if `last` is given, that it elects none."""
-        for side, ladder in ((Side.BUY, self._buys), (Side.SELL, self._sells)):
-            ladder.check()
-            assert last is None or self._nearest(ladder, last) is None, (last, ladder.best)
-            for level in ladder:
-                for order in level:
-                    assert order.side is side, f"{order!r} among the {side} stops"
-                    assert order.stop == level.price, f"{order!r} at {level.price}"
-                    assert self.orders.get(order.oid) is order, f"{order!r} not indexed"
-        queued = sum(level.count for ladder in (self._buys, self._sells) for level in ladder)
-        assert len(self.orders) == queued, f"{len(self.orders)} indexed, {queued} waiting"
+        """Assert that both sides and the index agree, and that `last`, if given, elects none."""
+        buys, sells = list(self._buys.values()), list(self._sells.values())
+        assert [(order.stop, order.oid) for order in buys] == list(self._buys), buys
+        assert [(-order.stop, order.oid) for order in sells] == list(self._sells), sells
+        assert {order.oid: order for order in buys + sells} == self.orders, self.orders
+        assert all(order.side is Side.BUY for order in buys), buys
+        assert all(order.side is Side.SELL for order in sells), sells
+        if last is not None:
+            assert self._nearest_buy(last) is None, (last, buys)
+            assert self._nearest_sell(last) is None, (last, sells)

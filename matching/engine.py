@@ -21,7 +21,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from matching.book import Ladder, Order, OrderBook, WaitingStops
+from matching.book import BookSide, Order, OrderBook, WaitingStops
 from matching.events import (
     Accepted,
     Canceled,
@@ -165,25 +165,25 @@ class Engine:
         oid = self.next_oid
         self.next_oid = oid + 1
         order = Order(oid, command)
-        open_orders = self._open_of.get(order.owner)
+        open_orders = self._open_of.get(command.owner)
         if open_orders is None:
-            open_orders = self._open_of[order.owner] = {}
-            self._positions[order.owner] = 0
+            open_orders = self._open_of[command.owner] = {}
+            self._positions[command.owner] = 0
         open_orders[oid] = order
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
-        if order.stop:
+        if command.stop:
             self._stops.add(order)
-        else:
-            self._run(order, events)
-            if len(events) > 1 and self._stops.orders:
-                self._run_stops(self._elected_by(events), events)
+            return events
+        self._run(order, events)
+        if self._stops.orders:
+            self._run_stops(self._elected_by(events), events)
         return events
 
     def _why_not(self, command: NewOrder) -> Rejected | None:
         """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
-        quantity, price, stop = command.quantity, command.price, command.stop
+        quantity, price = command.quantity, command.price
         if self.phase is not _CONTINUOUS:
             return self._closed_or_halted()
         if quantity == 0:
@@ -192,9 +192,25 @@ class Engine:
             return Rejected("bad_lot", f"{quantity} is not a multiple of the lot, {self.lot}")
         if price % self.tick:
             return self._off_grid(price)
-        if stop % self.tick:
-            return self._off_grid(stop)
-        if quantity * price > MAX_ORDER_VALUE or quantity * stop > MAX_ORDER_VALUE:
+        if command.stop or command.post or command.peak:
+            rejected = self._why_not_special(command)
+            if rejected is not None:
+                return rejected
+        elif quantity * price > MAX_ORDER_VALUE:
+            return _too_valuable(command)
+        if quantity > MAX_QUANTITY and command.owner != HOUSE:
+            return _too_large(command)
+        if command.post:
+            opposite = self.book.opposite(command.side)
+            if opposite.is_reached_by(price):
+                return _would_take(command, opposite)
+        return None
+
+    def _why_not_special(self, command: NewOrder) -> Rejected | None:
+        """The same for what only orders with a stop, post or peak can have wrong."""
+        if command.stop % self.tick:
+            return self._off_grid(command.stop)
+        if command.quantity * max(command.price, command.stop) > MAX_ORDER_VALUE:
             return _too_valuable(command)
         if command.post:
             misfit = _post_misfit(command)
@@ -202,14 +218,8 @@ class Engine:
                 return Rejected("invalid_order", f"a post-only order {misfit}", "R8")
         if command.peak:
             return _not_offered("invalid_order", "an iceberg order (peak)", "R9")
-        if stop and self._has_reached(command):
+        if command.stop and self._has_reached(command):
             return self._stop_would_trigger(command)
-        if quantity > MAX_QUANTITY and command.owner != HOUSE:
-            return _too_large(command)
-        if command.post:
-            opposite = self.book.opposite(command.side)
-            if opposite.is_reached_by(price):
-                return _would_take(command, opposite)
         return None
 
     def _has_reached(self, command: NewOrder) -> bool:
@@ -223,13 +233,18 @@ class Engine:
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
         book = self.book
-        opposite = book.asks if order.side is _BUY else book.bids
+        if order.side is _BUY:
+            own, opposite = book.bids, book.asks
+        else:
+            own, opposite = book.asks, book.bids
         tif = order.command.tif
         if tif is _FOK and not self._is_fillable(order, opposite):
             events.append(self._end(order, CancelReason.FOK))
             return
-        if opposite.is_reached_by(order.price):
-            self._match(order, opposite, events)
+        limit = opposite.limit_key(order.price)
+        best = opposite.best
+        if best is not None and best.key >= limit:
+            self._match(order, opposite, limit, events)
             if order.canceled:
                 return
         if order.open_quantity == 0:
@@ -239,12 +254,12 @@ class Engine:
         elif tif is _IOC:
             events.append(self._end(order, CancelReason.IOC))
         else:
-            book.add(order)
+            own.add(order)
 
-    def _match(self, order: Order, opposite: Ladder, events: list[Event]) -> None:
+    def _match(self, order: Order, opposite: BookSide, limit: int, events: list[Event]) -> None:
         """Trade with the best resting orders (R1) as far as the order's price and quantity go."""
-        limit = opposite.limit_key(order.price)
-        prevents = order.stp is not _NONE and order.owner != HOUSE
+        stp = order.command.stp
+        prevents = stp is not _NONE and order.owner != HOUSE
         while order.open_quantity:
             level = opposite.best
             if level is None or level.key < limit:
@@ -254,25 +269,30 @@ class Engine:
                 self._prevent_self_trade(order, resting, events)
                 if order.canceled:
                     return
-            else:
-                events.append(self._trade(order, resting))
+                continue
+            quantity = order.open_quantity
+            if resting.open_quantity < quantity:
+                quantity = resting.open_quantity
+            order.open_quantity -= quantity
+            opposite.fill(resting, quantity)
+            events.append(self._trade(order, resting, quantity))
+            if resting.open_quantity == 0:
+                self._close(resting)
 
-    def _trade(self, taker: Order, maker: Order) -> Trade:
-        """Fill both orders as far as both go: a print at the resting order's price (R1, R15)."""
-        quantity = taker.open_quantity
-        if maker.open_quantity < quantity:
-            quantity = maker.open_quantity
-        taker.open_quantity -= quantity
-        self.book.fill(maker, quantity)
-        if maker.open_quantity == 0:
-            self._close(maker)
-        price = self.last = maker.price
-        tid = self.next_tid
+    def _trade(self, taker: Order, maker: Order, quantity: int) -> Trade:
+        """Record a print at the resting order's price (R1, R15), and move the shares."""
+        side = taker.side
+        if side is _BUY:
+            buy, sell = taker, maker
+        else:
+            buy, sell = maker, taker
+        buyer, seller, price, tid = buy.owner, sell.owner, maker.price, self.next_tid
         self.next_tid = tid + 1
-        buy, sell = (taker, maker) if taker.side is _BUY else (maker, taker)
-        self._positions[buy.owner] += quantity
-        self._positions[sell.owner] -= quantity
-        return Trade(tid, price, quantity, buy.owner, sell.owner, buy.oid, sell.oid, taker.side)
+        self.last = price
+        positions = self._positions
+        positions[buyer] += quantity
+        positions[seller] -= quantity
+        return Trade(tid, price, quantity, buyer, seller, buy.oid, sell.oid, side)
 
     def _prevent_self_trade(self, order: Order, resting: Order, events: list[Event]) -> None:
         """What the incoming order's mode does where it meets one of its own owner (R5)."""
@@ -287,7 +307,7 @@ class Engine:
     def _decrement(self, order: Order, resting: Order, events: list[Event]) -> None:
         """Take the smaller open quantity off both totals, without a trade."""
         quantity = min(order.open_quantity, resting.open_quantity)
-        self.book.reduce(resting, quantity)
+        self.book.side(resting.side).reduce(resting, quantity)
         order.quantity -= quantity
         order.open_quantity -= quantity
         events.append(Decremented(resting.oid, quantity))
@@ -296,7 +316,7 @@ class Engine:
             if reduced.open_quantity == 0:
                 events.append(self._end(reduced, CancelReason.SELF_TRADE))
 
-    def _is_fillable(self, order: Order, opposite: Ladder) -> bool:
+    def _is_fillable(self, order: Order, opposite: BookSide) -> bool:
         """Whether a fok order would trade whole, under its own self-trade mode (R4)."""
         limit = opposite.limit_key(order.price)
         prevents = order.stp is not _NONE and order.owner != HOUSE
@@ -355,10 +375,10 @@ class Engine:
     def _end(self, order: Order, reason: CancelReason) -> Canceled:
         """Cancel what is open of an order, whether it rests, waits for its stop or is incoming."""
         if order.level is not None:
-            if order.stop:
-                self._stops.remove(order)
-            else:
-                self.book.remove(order)
+            book = self.book
+            (book.bids if order.side is _BUY else book.asks).remove(order)
+        elif order.stop:
+            self._stops.remove(order)
         order.canceled = True
         self._close(order)
         return Canceled(order.oid, order.open_quantity, reason)
@@ -400,7 +420,7 @@ class Engine:
     def _close(self, order: Order) -> None:
         """The order has ended: it is not among its owner's open ones any more."""
         del self._open_of[order.owner][order.oid]
-        if order.client_id:
+        if order.command.client_id:
             self._ids.ended(order)
 
     # Rejects that name the product's state
@@ -533,7 +553,7 @@ def _too_large(command: NewOrder) -> Rejected:
     return Rejected("max_quantity", message, "R16")
 
 
-def _would_take(command: NewOrder, opposite: Ladder) -> Rejected:
+def _would_take(command: NewOrder, opposite: BookSide) -> Rejected:
     assert opposite.best is not None
     message = (
         f"a post-only {command.side} at {format_price(command.price)} would take"

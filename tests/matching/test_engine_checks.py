@@ -130,16 +130,16 @@ def test_a_rejected_command_changes_nothing() -> None:
 def test_engine_check_finds_a_crossed_book() -> None:
     engine = _engine_with("1:buy intc 10@50.10", "1:sell intc 10@50.20")
     crossing = engine.book.orders[2]
-    engine.book.remove(crossing)
+    engine.book.asks.remove(crossing)
     crossing.price = 500_000
-    engine.book.add(crossing)
+    engine.book.asks.add(crossing)
     with pytest.raises(AssertionError, match=r"crossed: bids 10@50\.10; asks 10@50\.00"):
         engine.check()
 
 
 def test_engine_check_finds_an_order_its_owner_does_not_have() -> None:
     engine = _engine_with("1:buy intc 10@50.10")
-    engine.book.remove(engine.book.orders[1])
+    engine.book.bids.remove(engine.book.orders[1])
     with pytest.raises(AssertionError, match="1 orders of owners, 0 open"):
         engine.check()
 
@@ -147,9 +147,9 @@ def test_engine_check_finds_an_order_its_owner_does_not_have() -> None:
 def test_engine_check_finds_a_market_order_at_rest() -> None:
     engine = _engine_with("1:buy intc 10@50.10")
     resting = engine.book.orders[1]
-    engine.book.remove(resting)
+    engine.book.bids.remove(resting)
     resting.price = 0
-    engine.book.add(resting)
+    engine.book.bids.add(resting)
     with pytest.raises(AssertionError, match="rests"):
         engine.check()
 
