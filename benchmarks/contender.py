@@ -1,0 +1,78 @@
+"""What an engine under measurement has in common with the other: it obeys lines on stdin.
+
+`ours.py` and `yardstick.py` are started with a file of commands, one text a line, of which the
+first so many fill the book. Each parses them into the form that its engine takes, so that both
+have their commands laid out in memory alike, and then answers, a JSON value a line:
+
+    tape    run the operations on a new engine: the trades' number, volume, notional and crc32
+    time    run the operations on a new engine: the seconds of processor time they took
+
+Garbage collection is off while operations run. The orders that first fill the book are not timed.
+"""
+
+import argparse
+import gc
+import json
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from matching import protocol
+from matching.order import Command, Login
+
+Fill = tuple[int, int, int, int]
+"""A trade: maker's order number, taker's, price in ten-thousandths, quantity."""
+
+
+class Contender(Protocol):
+    def seconds(self) -> float:
+        """What the operations take on a new engine whose book has been filled."""
+
+    def fills(self) -> Iterable[Fill]:
+        """The operations' trades on such an engine."""
+
+
+def obey(prepare: Callable[[list[Command], list[Command]], Contender]) -> None:
+    """Prepare what the command line names, then answer stdin until it ends."""
+    parser = argparse.ArgumentParser(description="one engine under measurement; see run.py")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("filling", type=int)
+    arguments = parser.parse_args()
+    commands = [_parse(line) for line in arguments.file.read_text("ascii").splitlines()]
+    contender = prepare(commands[: arguments.filling], commands[arguments.filling :])
+    answers: dict[str, Callable[[], object]] = {
+        "tape": lambda: tape(contender.fills()),
+        "time": lambda: _without_collection(contender.seconds),
+    }
+    for line in sys.stdin:
+        print(json.dumps(answers[line.strip()]()), flush=True)
+
+
+def _parse(text: str) -> Command:
+    command = protocol.parse(text)
+    assert not isinstance(command, Login)
+    return command
+
+
+def tape(fills: Iterable[Fill]) -> dict[str, int]:
+    """Trades in few numbers; crc32 covers every field of every trade, in order."""
+    trades = volume = notional = checksum = 0
+    for fill in fills:
+        _, _, price, quantity = fill
+        trades += 1
+        volume += quantity
+        notional += price * quantity
+        checksum = zlib.crc32(struct.pack("<4q", *fill), checksum)
+    return {"trades": trades, "volume": volume, "notional": notional, "crc32": checksum}
+
+
+def _without_collection(measure: Callable[[], float]) -> float:
+    gc.collect()
+    gc.disable()
+    try:
+        return measure()
+    finally:
+        gc.enable()

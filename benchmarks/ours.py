@@ -1,0 +1,47 @@
+"""EMTE's engine under measurement: parsed commands into `Engine.apply`, all features on.
+
+Timed is `apply(command, at)` for each prepared command and its time, its events thrown away.
+"""
+
+import time
+from collections.abc import Iterator
+
+from benchmarks.contender import Fill, obey
+from benchmarks.workload import TICK, TICKER
+from matching.engine import Engine
+from matching.events import Trade
+from matching.order import Command, Side
+
+
+class Ours:
+    def __init__(self, filling: list[Command], commands: list[Command]) -> None:
+        self._filling = filling
+        self._prepared = [(command, at) for at, command in enumerate(commands)]
+
+    def seconds(self) -> float:
+        apply = self._filled_engine().apply
+        start = time.process_time()
+        for command, at in self._prepared:
+            apply(command, at)
+        return time.process_time() - start
+
+    def fills(self) -> Iterator[Fill]:
+        engine = self._filled_engine()
+        for command, at in self._prepared:
+            for event in engine.apply(command, at):
+                if isinstance(event, Trade):
+                    maker, taker = event.sell_oid, event.buy_oid
+                    if event.taker is Side.SELL:
+                        maker, taker = taker, maker
+                    yield maker, taker, event.price, event.quantity
+        engine.check()
+
+    def _filled_engine(self) -> Engine:
+        engine = Engine(TICKER, tick=TICK)
+        for command in self._filling:
+            engine.apply(command, at=0)
+        return engine
+
+
+if __name__ == "__main__":
+    obey(Ours)

@@ -1,0 +1,206 @@
+"""`make bench`: EMTE's operations per second beside those of PyPI's matching-engine, in one run.
+
+Both engines get the same order flow (`workload.py`), each in a process of its own, and must make
+the same trades, or nothing is compared. Then they run in turn, pair by pair, so that a busy machine
+is busy for both; counted is processor time, and the ratio is the median over the pairs. What is
+timed on either side is said in `ours.py` and `yardstick.py`, and printed.
+
+The yardstick lives in `.bench-venv`, made on first use. It asks for Python 3.12; all that keeps it
+from 3.11 are two `type X =` lines, which are mended there.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.workload import MIXES, generate
+from matching import exits, protocol
+from matching.exits import ExitCode, Fatal
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH_VENV = ROOT / ".bench-venv"
+BENCH_PYTHON = BENCH_VENV / "bin" / "python"
+YARDSTICK = "matching-engine==0.1.1"
+TYPE_STATEMENT = re.compile(r"^type (\w+ = )", re.MULTILINE)
+EXAMPLES = """examples:
+  python benchmarks/run.py                        the main mix, 15 pairs
+  python benchmarks/run.py --mix large --quick    another mix, for a first impression
+"""
+
+
+class Contestant:
+    """The process of one engine; `ask` sends it a line and waits for the answer."""
+
+    def __init__(self, python: Path, script: str, commands: Path, filling: int) -> None:
+        self._script = script
+        self._process = subprocess.Popen(
+            [str(python), str(ROOT / "benchmarks" / script), str(commands), str(filling)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, line: str) -> object:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._script} ended without an answer to {line!r}")
+        return json.loads(answer)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def contestant(python: Path, script: str, commands: Path, filling: int) -> Iterator[Contestant]:
+    process = Contestant(python, script, commands, filling)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="EMTE's engine beside PyPI's matching-engine, on the same order flow.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mix", choices=MIXES, default="main")
+    parser.add_argument("--pairs", type=int, default=15, help="runs of each engine (15)")
+    parser.add_argument("--operations", type=int, help="so many of the mix's operations (all)")
+    parser.add_argument("--quick", action="store_true", help="3 pairs of at most 20,000 operations")
+    parser.add_argument("--ours", action="store_true", help="EMTE alone: needs no PyPI")
+    options = parser.parse_args(arguments)
+    mix = MIXES[options.mix]
+    operations = mix.operations if options.operations is None else options.operations
+    pairs = options.pairs
+    if options.quick:
+        pairs, operations = 3, min(operations, 20_000)
+    print(
+        f"{mix.name} mix: {mix.resting:,} orders fill the book, then {operations:,} operations:"
+        f" {mix.adds:.1%} add, {mix.cancels:.1%} cancel, {mix.takes:.1%} take,"
+        f" {1 - mix.adds - mix.cancels - mix.takes:.1%} move (cancel and add)"
+    )
+    if not options.ours:
+        prepare_yardstick()
+    with tempfile.TemporaryDirectory(prefix="emte-bench-") as folder, ExitStack() as stack:
+        file = Path(folder) / "commands"
+        flow = generate(mix, operations=operations)
+        commands = [*flow.filling, *(each for operation in flow.operations for each in operation)]
+        file.write_text("".join(f"{protocol.format(each)}\n" for each in commands), "ascii")
+        filling = len(flow.filling)
+        ours = stack.enter_context(contestant(Path(sys.executable), "ours.py", file, filling))
+        if options.ours:
+            print(_trades(ours.ask("tape")))
+            print(_rate("EMTE", operations, [_seconds(ours) for _ in range(pairs)]))
+            return
+        yardstick = stack.enter_context(contestant(BENCH_PYTHON, "yardstick.py", file, filling))
+        compare(ours, yardstick, operations=operations, pairs=pairs)
+
+
+def compare(ours: Contestant, yardstick: Contestant, *, operations: int, pairs: int) -> None:
+    """Print both engines' rates and their ratio; Fatal if their trades differ."""
+    tape = ours.ask("tape")
+    other_tape = yardstick.ask("tape")
+    if tape != other_tape:
+        message = f"the trades differ, nothing to compare: EMTE {tape}, {YARDSTICK} {other_tape}"
+        raise Fatal(ExitCode.BUG, message)
+    print(f"same trades on both sides: {_trades(tape)}")
+    print("timed: Engine.apply(command, at) of parsed commands, all features on, events dropped;")
+    print("       MatchingEngine.process(sequenced) of prepared commands, events dropped;")
+    print(
+        "       both in CPython, processor time, garbage collection off, in turn; not the filling"
+    )
+    times = [(_seconds(ours), _seconds(yardstick)) for _ in range(pairs)]
+    print(_rate("EMTE", operations, [our_time for our_time, _ in times]))
+    print(_rate(YARDSTICK, operations, [their_time for _, their_time in times]))
+    ratios = sorted(their_time / our_time for our_time, their_time in times)
+    print(
+        f"{'EMTE is':24} {statistics.median(ratios):9.2f} times as fast"
+        f"   ({pairs} pairs: {ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
+
+
+def prepare_yardstick() -> None:
+    """Make `.bench-venv` with the yardstick in it, once; Fatal (69) if PyPI is away."""
+    if _yardstick_runs():
+        return
+    print(f"setting up {BENCH_VENV.name} with {YARDSTICK} (once) ...", flush=True)
+    venv.create(BENCH_VENV, with_pip=True, clear=True)
+    command = [str(BENCH_PYTHON), "-m", "pip", "install", "--quiet", "--retries", "1"]
+    command += ["--disable-pip-version-check", "--only-binary", ":all:", YARDSTICK]
+    needs_mending = sys.version_info < (3, 12)
+    if needs_mending:
+        command.append("--ignore-requires-python")
+    installed = subprocess.run(command, capture_output=True, text=True)
+    if installed.returncode != 0:
+        reason = installed.stderr.strip().splitlines()[-1:] or ["pip failed"]
+        message = f"cannot install {YARDSTICK} from PyPI, so there is no yardstick: {reason[0]}"
+        raise Fatal(ExitCode.UNAVAILABLE, message)
+    if needs_mending:
+        _mend_type_statements()
+    if not _yardstick_runs():
+        raise Fatal(ExitCode.UNAVAILABLE, f"{YARDSTICK} does not run on this Python")
+
+
+def _yardstick_runs() -> bool:
+    if not BENCH_PYTHON.exists():
+        return False
+    probe = (
+        "import matching_engine.engine; print('matching-engine==' + matching_engine.__version__)"
+    )
+    answer = subprocess.run([str(BENCH_PYTHON), "-c", probe], capture_output=True, text=True)
+    return answer.stdout.strip() == YARDSTICK
+
+
+def _mend_type_statements() -> None:
+    """`type X = …`, which Python 3.11 does not know, becomes the assignment `X = …`."""
+    mended = 0
+    for path in BENCH_VENV.glob("lib/python*/site-packages/matching_engine/*.py"):
+        text, count = TYPE_STATEMENT.subn(r"\1", path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
+        mended += count
+    assert mended == 2, f"{YARDSTICK} has {mended} type statements, not 2"
+
+
+def _seconds(contender: Contestant) -> float:
+    seconds = contender.ask("time")
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def _rate(name: str, operations: int, seconds: list[float]) -> str:
+    rates = sorted(operations / time for time in seconds)
+    return (
+        f"{name:24} {statistics.median(rates):9,.0f} operations/s"
+        f"    ({len(rates)} runs: {rates[0]:,.0f} to {rates[-1]:,.0f})"
+    )
+
+
+def _trades(tape: object) -> str:
+    assert isinstance(tape, dict)
+    return (
+        f"{tape['trades']:,} trades, volume {tape['volume']:,}, notional {tape['notional']:,},"
+        f" crc32 {tape['crc32']:08x}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run("bench", main))

@@ -1,0 +1,62 @@
+"""PyPI's matching-engine under measurement, by its public API; runs in the venv that has it.
+
+Its commands carry the number of the order, which EMTE gives itself: 1, 2, 3… as orders are
+accepted. Timed is `process(sequenced)` for each prepared SequencedCommand, its events thrown
+away.
+"""
+
+import time
+from collections.abc import Iterator
+
+from matching_engine import CancelOrder, NewOrder, OrderType, SequencedCommand, Side, TimeInForce
+from matching_engine.engine import MatchingEngine
+from matching_engine.events import Trade
+
+from benchmarks.contender import Fill, obey
+from matching import order as emte
+
+
+class Yardstick:
+    def __init__(self, filling: list[emte.Command], commands: list[emte.Command]) -> None:
+        self._seq = self._oid = 0
+        self._filling = [self._prepare(command) for command in filling]
+        self._prepared = [self._prepare(command) for command in commands]
+
+    def _prepare(self, command: emte.Command) -> SequencedCommand:
+        self._seq += 1
+        if isinstance(command, emte.Cancel):
+            return SequencedCommand(self._seq, self._seq, CancelOrder(command.oid, command.owner))
+        assert isinstance(command, emte.NewOrder)
+        self._oid += 1
+        side = Side.BUY if command.side is emte.Side.BUY else Side.SELL
+        order = NewOrder(self._oid, command.owner, side, command.price, command.quantity)
+        if command.price == 0:
+            order = NewOrder(
+                *(self._oid, command.owner, side, 0, command.quantity),
+                *(OrderType.MARKET, TimeInForce.IOC),
+            )
+        return SequencedCommand(self._seq, self._seq, order)
+
+    def seconds(self) -> float:
+        process = self._filled_engine().process
+        start = time.process_time()
+        for sequenced in self._prepared:
+            process(sequenced)
+        return time.process_time() - start
+
+    def fills(self) -> Iterator[Fill]:
+        engine = self._filled_engine()
+        for sequenced in self._prepared:
+            for event in engine.process(sequenced):
+                if isinstance(event, Trade):
+                    yield event.maker_order_id, event.taker_order_id, event.price, event.qty
+
+    def _filled_engine(self) -> MatchingEngine:
+        engine = MatchingEngine()
+        for sequenced in self._filling:
+            engine.process(sequenced)
+        return engine
+
+
+if __name__ == "__main__":
+    obey(Yardstick)

@@ -1,0 +1,82 @@
+"""The benchmark runs, on few operations and without the yardstick, which needs PyPI."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import run
+from benchmarks.contender import tape
+from benchmarks.ours import Ours
+from benchmarks.workload import MIXES, generate
+from matching import protocol
+from matching.exits import ExitCode, Fatal
+from matching.order import Cancel, NewOrder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_flow_is_the_same_every_time_and_its_mixes_shares_are_kept() -> None:
+    flow = generate(MIXES["small"], operations=2_000)
+    assert flow == generate(MIXES["small"], operations=2_000)
+    assert len(flow.filling) == MIXES["small"].resting
+    kinds = [[type(command) for command in operation] for operation in flow.operations]
+    assert 750 < kinds.count([Cancel]) < 950
+    assert 950 < kinds.count([NewOrder]) < 1_150
+    assert 60 < kinds.count([Cancel, NewOrder]) < 140
+
+
+def test_the_engine_under_measurement_trades_and_is_timed() -> None:
+    flow = generate(MIXES["small"], operations=500)
+    ours = Ours(flow.filling, [command for operation in flow.operations for command in operation])
+    trades = tape(ours.fills())
+    assert trades["trades"] > 50
+    assert trades == tape(ours.fills())
+    assert ours.seconds() > 0
+
+
+def test_the_tape_tells_every_field_of_every_trade() -> None:
+    fill = (1, 2, 100, 5)
+    told = tape([fill, (3, 4, 200, 7)])
+    assert (told["trades"], told["volume"], told["notional"]) == (2, 12, 1_900)
+    others = [(9, 2, 100, 5), (1, 9, 100, 5), (1, 2, 900, 5), (1, 2, 100, 9)]
+    assert len({tape([each])["crc32"] for each in [fill, *others]}) == 5
+    assert tape([fill, (3, 4, 100, 5)])["crc32"] != tape([(3, 4, 100, 5), fill])["crc32"]
+
+
+def test_bench_prints_the_operations_per_second() -> None:
+    command = [sys.executable, "benchmarks/run.py", "--ours", "--quick", "--mix", "small"]
+    command += ["--operations", "300"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "small mix: 1,000 orders fill the book, then 300 operations" in done.stdout
+    assert re.search(r"^EMTE +[\d,]+ operations/s +\(3 runs: ", done.stdout, re.MULTILINE)
+
+
+def test_an_engine_that_trades_otherwise_is_not_compared(tmp_path: Path) -> None:
+    flow = generate(MIXES["small"], operations=300)
+    texts = [protocol.format(command) for command in flow.filling]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("\n".join([*texts, "1:buy bench 5"]), "ascii")
+    second.write_text("\n".join([*texts, "1:buy bench 6"]), "ascii")
+    python = Path(sys.executable)
+    with (
+        run.contestant(python, "ours.py", first, len(texts)) as ours,
+        run.contestant(python, "ours.py", second, len(texts)) as other,
+        pytest.raises(Fatal, match="the trades differ, nothing to compare"),
+    ):
+        run.compare(ours, other, operations=1, pairs=1)
+
+
+def test_without_pypi_there_is_one_clear_line_and_exit_69(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "BENCH_VENV", tmp_path / "venv")
+    monkeypatch.setattr(run, "BENCH_PYTHON", tmp_path / "venv" / "bin" / "python")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(Fatal, match=r"cannot install matching-engine==0\.1\.1 from PyPI") as raised:
+        run.prepare_yardstick()
+    assert raised.value.code == ExitCode.UNAVAILABLE
+    assert "\n" not in raised.value.message
