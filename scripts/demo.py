@@ -314,7 +314,7 @@ class Demo:
         self._venue.robots = [
             self._robot(market.product, number)
             for market in self._markets.values()
-            if market.house.has_posted
+            if market.house.is_ready
             for number in range(1, ROBOTS_PER_TICKER + 1)
         ]
 

@@ -1,9 +1,9 @@
 """The house of the demo: anonymous liquidity, ten price levels a side that stay near the market.
 
 Orders at the market eat one side of a book empty within a minute or two. So every two seconds the
-house looks at the market, posts the levels that are missing around it, and cancels those that it
-has left behind. What is open it asks the server each time and remembers nothing: whichever of the
-two starts again, it goes on.
+house looks at the market, fills up the levels around it, and cancels the orders that it has left
+behind. What is open it asks the server each time and remembers nothing: whichever of the two starts
+again, it goes on.
 
 Its prices are the rungs of a ladder that does not move with the market, 0.3 percent apart:
 
@@ -21,6 +21,7 @@ so when the price moves by a level an order or two follow it, and the others sta
 import asyncio
 import math
 import secrets
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import count, islice
@@ -47,7 +48,7 @@ CLEARANCE = STEP / 4
 LOOK_SECONDS = 2.0
 
 FIRST_LOOK_SECONDS = 0.1
-"""How often the house tries before it has posted once: the robots wait for that."""
+"""How often the house tries until it is ready: the robots wait for that."""
 
 ID_PREFIX = "demo-"
 """By its client order ids (R14) the house knows its orders from others of owner 0."""
@@ -93,13 +94,17 @@ class OpenOrder(NamedTuple):
     oid: int
     side: Side
     price: int
+    remaining: int
 
 
 class House:
-    """Keeps the house's levels in one product, over a venue session that somebody else holds up."""
+    """Keeps the house's levels in one product, over a venue session that somebody else holds up.
+
+    `is_ready`: it has posted what it can, and others may begin to trade.
+    """
 
     def __init__(self, product: Product, client: Client) -> None:
-        self.has_posted = False
+        self.is_ready = False
         self._product = product
         self._client = client
         run = secrets.token_hex(6)
@@ -110,8 +115,8 @@ class House:
         while True:
             with suppress(Away, Unanswered, Refused):
                 await self._take_turn()
-                self.has_posted = True
-            await asyncio.sleep(LOOK_SECONDS if self.has_posted else FIRST_LOOK_SECONDS)
+                self.is_ready = True
+            await asyncio.sleep(LOOK_SECONDS if self.is_ready else FIRST_LOOK_SECONDS)
 
     async def _take_turn(self) -> None:
         """Look and mend once. What is refused, as the market has moved meanwhile, waits a turn."""
@@ -122,7 +127,12 @@ class House:
         commands = mend(
             Quote.of_snapshot(snapshot),
             [
-                OpenOrder(order["oid"], Side(order["side"]), parse_price(order["price"]))
+                OpenOrder(
+                    oid=order["oid"],
+                    side=Side(order["side"]),
+                    price=parse_price(order["price"]),
+                    remaining=order["remaining"],
+                )
                 for order in answer["orders"]
                 if (order["id"] or "").startswith(ID_PREFIX)
             ],
@@ -138,34 +148,34 @@ def mend(
 ) -> list[Cancel | NewOrder]:
     """What the house does at a quote, given its open orders; nothing while the market is halted.
 
-    Orders that are left behind are canceled; then each of the nearest levels gets an order where
-    there is none. The orders are post-only: the house never takes.
+    Orders that are left behind are canceled; then the nearest levels that are down to less than
+    half are filled up. The orders are post-only: the house never takes.
     """
     if quote.phase != Phase.CONTINUOUS:
         return []
     cancels: list[Cancel | NewOrder] = []
     posts: list[Cancel | NewOrder] = []
+    full = max(1, LEVEL_QUANTITY // product.lot) * product.lot
     for side in Side:
         kept = list(islice(rungs(quote, side, tick=product.tick), KEPT_LEVELS))
-        present = [order for order in open_orders if order.side is side]
-        taken = {order.price for order in present}
-        cancels += [
-            Cancel(ticker=product.name, owner=HOUSE, oid=order.oid)
-            for order in present
-            if kept and (order.price - kept[-1]) * _away(side) > 0
-        ]
+        open_shares: Counter[int] = Counter()
+        for order in open_orders:
+            if order.side is side:
+                open_shares[order.price] += order.remaining
+                if kept and (order.price - kept[-1]) * _away(side) > 0:
+                    cancels.append(Cancel(ticker=product.name, owner=HOUSE, oid=order.oid))
         posts += [
             NewOrder(
                 ticker=product.name,
                 owner=HOUSE,
                 side=side,
-                quantity=max(1, LEVEL_QUANTITY // product.lot) * product.lot,
+                quantity=full - open_shares[price],
                 price=price,
                 client_id=next(ids),
                 post=True,
             )
             for price in kept[:LEVELS]
-            if price not in taken
+            if 2 * open_shares[price] < full
         ]
     return cancels + posts
 

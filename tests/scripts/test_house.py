@@ -64,20 +64,33 @@ class Levels:
                 (order,) = [order for order in self.orders if order.oid == command.oid]
                 self.orders.remove(order)
             else:
-                self.orders.append(OpenOrder(next(self._oids), command.side, command.price))
+                self.orders.append(
+                    OpenOrder(next(self._oids), command.side, command.price, command.quantity)
+                )
         return commands
 
-    def take(self, side: Side, levels: int) -> None:
-        """Somebody trades with the best levels of a side."""
-        for price in self.prices(side)[:levels]:
-            self.orders = [order for order in self.orders if order.price != price]
+    def take(self, side: Side, shares: int) -> None:
+        """Somebody trades with the best of a side: by price, then by time."""
+        away = -1 if side is Side.BUY else 1
+        queue = [order for order in self.orders if order.side is side]
+        for order in sorted(queue, key=lambda order: (order.price * away, order.oid)):
+            taken = min(shares, order.remaining)
+            shares -= taken
+            place = self.orders.index(order)
+            left = order._replace(remaining=order.remaining - taken)
+            self.orders[place : place + 1] = [left] if left.remaining else []
+
+    def shares(self, side: Side) -> Counter[int]:
+        """Price → open shares."""
+        shares: Counter[int] = Counter()
+        for order in self.orders:
+            if order.side is side:
+                shares[order.price] += order.remaining
+        return shares
 
     def prices(self, side: Side) -> list[int]:
         """Best first."""
-        return sorted(
-            (order.price for order in self.orders if order.side is side),
-            reverse=side is Side.BUY,
-        )
+        return sorted(self.shares(side), reverse=side is Side.BUY)
 
     def quote(self, last: int | None = None) -> Quote:
         """The market, if there are no orders but the house's."""
@@ -137,6 +150,18 @@ def test_where_all_levels_are_there_it_does_nothing() -> None:
     assert levels.mend(levels.quote()) == []
 
 
+@pytest.mark.parametrize(("taken", "quantity"), [(1, None), (250, None), (251, 251), (499, 499)])
+def test_a_level_that_is_down_to_less_than_half_is_filled_up(
+    taken: int, quantity: int | None
+) -> None:
+    levels = Levels()
+    levels.mend(_quote())
+    levels.take(Side.SELL, taken)
+    commands = levels.mend(levels.quote())
+    filled = [order.quantity for order in commands if isinstance(order, NewOrder)]
+    assert filled == ([] if quantity is None else [quantity])
+
+
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("taken", [1, 2, 5, 9])
 def test_levels_that_were_traded_away_come_back_and_the_price_has_moved(
@@ -145,7 +170,7 @@ def test_levels_that_were_traded_away_come_back_and_the_price_has_moved(
     levels = Levels()
     levels.mend(_quote())
     before = levels.quote().middle
-    levels.take(side, taken)
+    levels.take(side, 500 * taken)
     levels.mend(levels.quote())
     after = levels.quote()
     assert len(levels.prices(Side.BUY)) >= 10
@@ -209,13 +234,13 @@ def test_however_the_price_wanders_there_are_ten_levels_a_side_and_never_many_mo
     middles = []
     commands = 0
     for _ in range(3000):
-        side = dice.choice(list(Side))
-        levels.take(side, dice.randint(0, 4))
+        levels.take(dice.choice(list(Side)), dice.randint(1, 2000))
         commands += len(levels.mend(levels.quote()))
+        assert levels.prices(Side.BUY)[0] < levels.prices(Side.SELL)[0]
         for side in Side:
             assert 10 <= len(levels.prices(side)) <= 16, side
-        assert levels.prices(Side.BUY)[0] < levels.prices(Side.SELL)[0]
-        assert max(Counter(levels.prices(side)).values()) == 1
+            assert sum(order.side is side for order in levels.orders) <= 2 * 16
+            assert all(levels.shares(side)[price] >= 250 for price in levels.prices(side)[1:10])
         middles.append(levels.quote().middle)
     assert max(middles) - min(middles) > 100_000
     assert commands / 3000 < 8
@@ -281,16 +306,17 @@ class Venue:
         self._server.end()
 
     async def levels(self) -> Counter[str]:
-        """side → how many orders the house has open; those without an id are not its own."""
+        """side → how many levels the house has; orders without an id are not its own."""
         answer = await self.session.open_orders(owner=HOUSE)
-        return Counter(order["side"] for order in answer["orders"] if order["id"])
+        orders = [order for order in answer["orders"] if order["id"]]
+        assert len(orders) <= 2 * 2 * 16
+        return Counter(side for side, _ in {(order["side"], order["price"]) for order in orders})
 
     async def has_its_levels(self) -> bool:
         try:
             levels = await self.levels()
         except (Away, Refused, Unanswered):  # not there yet, or not logged in
             return False
-        assert max(levels.values(), default=0) <= 16
         return levels["buy"] >= 10 and levels["sell"] >= 10
 
     async def more_looks(self) -> None:
