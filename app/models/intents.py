@@ -290,10 +290,14 @@ def _worst_price(quantity: int, asks: Levels, last: int) -> int:
 
 
 def _value_price(command: NewOrder, *, bids: Levels, last: int) -> int:
-    """The price at which the order counts; a market sell brings in the best bid at most."""
-    if command.side is Side.SELL and not command.price and not command.stop:
-        return bids[0][0] if bids else last
-    return portfolio.value_price(command.side, price=command.price, stop=command.stop)
+    """The price at which the order counts; a sell that may trade at once brings in the best bid.
+
+    However low its limit is: otherwise a limit of next to nothing would sell short for nothing.
+    """
+    price = portfolio.value_price(command.side, price=command.price, stop=command.stop)
+    if command.side is Side.BUY or command.stop:
+        return price
+    return max(price, bids[0][0]) if bids else price or last
 
 
 def _require_covered(db: DAL, owner: int, product: Product, order: Working) -> int:

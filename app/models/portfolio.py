@@ -213,7 +213,8 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
         Working(ticker, Side(side), quantity, value_price(Side(side), price=price, stop=stop))
         for ticker, side, quantity, price, stop in rows(
             db,
-            "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price, o.stop_price"
+            "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price,"
+            " CASE o.status WHEN 'pending_stop' THEN o.stop_price ELSE 0 END"
             " FROM buy_sell_order o"
             " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
             f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
@@ -225,10 +226,17 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
 
 
 def value_price(side: Side, *, price: int, stop: int) -> int:
-    """The price at which an order counts: its limit, else its stop, 5 % more for a buy (R17)."""
-    if price:
-        return price
-    return stop * 105 // 100 if side is Side.BUY else stop
+    """The price at which an order counts (R17); `stop` is that of a stop that waits, else 0.
+
+    A buy costs its limit at most, else its stop and 5 %. A sell that rests brings in its limit; one
+    that waits about its stop, however low its limit: so the higher of the two.
+
+    >>> value_price(Side.BUY, price=0, stop=100), value_price(Side.SELL, price=1, stop=100)
+    (105, 100)
+    """
+    if side is Side.SELL:
+        return max(price, stop)
+    return price or stop * 105 // 100
 
 
 def taker_fees(db: DAL) -> dict[str, int]:

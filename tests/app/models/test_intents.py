@@ -202,8 +202,11 @@ def test_the_worst_price_lies_on_the_products_grid(db: DAL, alice: int) -> None:
         (0, "sell 12@60", "", "720.00"),
         (0, "sell 2", "5@99 5@98", "198.00"),
         (0, "sell 2", "", "200.00"),
+        # A low limit ties up what the order brings in, not what it would be content with.
+        (0, "sell 2@1", "5@99", "198.00"),
+        (0, "sell 2@100", "5@99", "200.00"),
         (0, "sell 2@0/90", "5@99", "180.00"),
-        (0, "sell 2@85/90", "5@99", "170.00"),
+        (0, "sell 2@85/90", "5@99", "180.00"),
     ],
 )
 def test_a_sell_ties_up_the_shares_held_and_beyond_them_its_value(

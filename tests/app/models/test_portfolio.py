@@ -108,6 +108,8 @@ def test_cash_says_what_ties_it_up(db: DAL) -> None:
         _order(db, user.id, "buy 99@9 canceled")
         _order(db, user.id, "sell 7@8 open")
         _order(db, user.id, "sell 7@0/7 pending_stop")
+        _order(db, user.id, "sell 2@1/9 pending_stop")  # brings in 9 when its stop is reached
+        _order(db, user.id, "sell 1@6/9 open")  # it was, and now rests at its limit
         _order(db, other.id, "buy 99@9 open")
         insert(db, "position", ticker="intc", lineage="a", owner=user.id, shares=10, cost=1)
         insert(db, "position", ticker="gs", lineage="b", owner=user.id, shares=-2, cost=300_000)
@@ -116,11 +118,11 @@ def test_cash_says_what_ties_it_up(db: DAL) -> None:
     assert cash == Cash(
         actual=10_000_000,
         open_buys=6 * 50_000 + 3 * 105_000 + 2 * 90_000,
-        short_orders=4 * 80_000,
+        short_orders=5 * 80_000 + 2 * 90_000,
         short_positions=2 * 300_000,
         intents=0,
     )
-    assert cash.available == 10_000_000 - 795_000 - 320_000 - 600_000
+    assert cash.available == 10_000_000 - 795_000 - 580_000 - 600_000
 
 
 def test_an_owner_without_an_account_has_no_cash_and_no_error(db: DAL) -> None:
