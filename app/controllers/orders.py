@@ -269,9 +269,20 @@ async def _what_became(market: Market, intent: Intent) -> Answer:
 
 
 def _shown(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a matching server's answer goes to the browser."""
+    """What of a matching server's answer goes to the browser.
+
+    The platform is told of everything that a command has caused, other people's stops included; a
+    trader only of the order (of `all`: of each that was canceled).
+    """
     names = ("seq", "oid", "status", "filled", "remaining", "events")
-    return {name: answer[name] for name in names if name in answer}
+    shown = {name: answer[name] for name in names if name in answer}
+    if "oid" in shown:
+        shown["events"] = [event for event in shown["events"] if _names(event, shown["oid"])]
+    return shown
+
+
+def _names(event: Mapping[str, Any], oid: int) -> bool:
+    return oid in (event.get("oid"), event.get("buy"), event.get("sell"))
 
 
 def _problem(refused: Refused) -> Problem:

@@ -111,6 +111,18 @@ def test_two_traders_meet_and_neither_learns_who_the_other_is(
     assert not {"owner", "buyer", "seller"} & set(trade)
 
 
+def test_the_answer_tells_of_the_order_and_not_of_other_peoples_stops(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    other = web.browser(web.add_user(f"other{next(NUMBERS)}"))
+    market.order(web.browser(buyer), "buy 100@50")
+    assert market.order(other, "sell 10@0/60").json()["status"] == "pending_stop"
+    answer = market.order(web.browser(seller), "sell 5").json()
+    assert market.journaled("triggered [2]") == 1
+    assert [event["event"] for event in answer["events"]] == ["accepted", "trade"]
+    assert answer["events"][1]["sell"] == answer["oid"]
+
+
 def test_a_stop_waits(web: Web, market: Market, buyer: User) -> None:
     answer = market.order(web.browser(buyer), "buy 10@110/105", stp="maker").json()
     assert (answer["status"], answer["remaining"]) == ("pending_stop", 10)
