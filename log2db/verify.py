@@ -16,7 +16,7 @@ import msgspec
 from app.models.db import DAL, rows, transaction
 from log2db.settlement import ForeignJournal
 from matching.events import Canceled, Decremented, Trade, Triggered
-from matching.journal import Header, JournalDamaged, Mark, read_batches, read_header
+from matching.journal import Header, JournalDamaged, Mark, beginning, read_batches, read_header
 from matching.order import Amend, ChangeSettings, NewOrder, format_price
 from matching.ports import Source
 from matching.records import CommandRecord, Record
@@ -33,6 +33,7 @@ _MATCH_FIELDS = (
     " match_time"
 )
 _POSITION_FIELDS = "shares, cost, cash"
+_PLACE_FIELDS = "batch, time, maker_fee, taker_fee"
 
 
 class Report(msgspec.Struct):
@@ -52,21 +53,30 @@ def verify(db: DAL, source: Source, ticker: str, durable: Mark | None) -> Report
     with transaction(db):
         found = rows(
             db,
-            'SELECT seq, "offset", h FROM log_position WHERE ticker = ? AND lineage = ?',
+            f'SELECT seq, "offset", h, {_PLACE_FIELDS} FROM log_position'
+            " WHERE ticker = ? AND lineage = ?",
             ticker,
             header.lineage,
         )
         if not found or header.ticker != ticker:
             raise ForeignJournal(f"the database has not followed this journal of {header.ticker}")
-        seq, offset, chain = found[0]
+        seq, offset, chain, *place = found[0]
         books = _Books()
-        end = (0, "")
+        end = beginning(header)
         for batch in read_batches(source, header, until=offset):
             books.enter(batch.records())
-            end = (batch.last_seq, batch.chain)
-        if seq and end != (seq, chain):
-            raise JournalDamaged(offset, f"this is record {end[0]}; the database is at {seq}")
-        differences = list(_differences(db, header, books))
+            end = batch.position
+        if end.seq != seq:
+            raise JournalDamaged(offset, f"this is record {end.seq}; the database is at {seq}")
+        if end.chain != chain:
+            raise JournalDamaged(offset, "it has changed since the database followed it")
+        expected = (end.batch, books.time, books.fees["maker_fee"], books.fees["taker_fee"])
+        what = f"{ticker} position in the journal"
+        differences = [
+            *_unequal(what, _PLACE_FIELDS, place, expected),
+            *_differences(db, header, books),
+            *_strays(db),
+        ]
         accounts, wrong = _compare_accounts(db)
     differences += wrong
     counts = (
@@ -90,10 +100,12 @@ class _Books:
         self.matches: dict[int, tuple[Any, ...]] = {}
         self.positions: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
         self.fees = {"maker_fee": 0, "taker_fee": 0}
+        self.time = 0
 
     def enter(self, records: Iterable[Record]) -> None:
         for record in records:
             body = record.body
+            self.time = record.time
             if isinstance(body, CommandRecord):
                 self._enter_command(record, body)
             elif isinstance(body, Trade):
@@ -204,7 +216,6 @@ def _differences(db: DAL, header: Header, books: _Books) -> Iterable[str]:
                 db, f"SELECT {number}, {fields} FROM {table} WHERE ticker = ? AND lineage = ?", *key
             )
         }
-        names = [name.strip() for name in fields.split(",")]
         for of in sorted(stored.keys() | expected.keys()):
             what = f"{header.ticker} {noun} {of}"
             if of not in stored:
@@ -212,13 +223,33 @@ def _differences(db: DAL, header: Header, books: _Books) -> Iterable[str]:
             elif of not in expected:
                 yield f"{what}: not in the journal"
             else:
-                for name, have, want in zip(names, stored[of], expected[of], strict=True):
-                    if have != want:
-                        yield f"{what}: {name} is {have!r} in the database, {want!r} in the journal"
+                yield from _unequal(what, fields, stored[of], expected[of])
     for name, position in (("shares", 0), ("cash", 2)):
         total = sum(values[position] for values in books.positions.values())
         if total:
             yield f"{header.ticker}: {name} of all owners add up to {total}, not to 0"
+
+
+def _unequal(
+    what: str, fields: str, stored: Iterable[object], expected: Iterable[object]
+) -> Iterable[str]:
+    for name, have, want in zip(fields.split(","), stored, expected, strict=True):
+        if have != want:
+            yield f"{what}: {name.strip()} is {have!r} in the database, {want!r} in the journal"
+
+
+def _strays(db: DAL) -> Iterable[str]:
+    """Rows of journals that nobody has followed: no journal could ever tell that they are wrong."""
+    for table in ("buy_sell_order", "match", "position"):
+        for ticker, lineage in rows(
+            db,
+            f'SELECT DISTINCT t.ticker, t.lineage FROM "{table}" t LEFT JOIN log_position l'
+            " ON l.ticker = t.ticker AND l.lineage = t.lineage WHERE l.id IS NULL",
+        ):
+            yield (
+                f"{table} rows of {ticker}, lineage {lineage}: the database has followed no such"
+                " journal"
+            )
 
 
 def _compare_accounts(db: DAL) -> tuple[int, list[str]]:

@@ -113,6 +113,20 @@ def test_being_behind_is_told_and_is_no_difference(
         ("DELETE FROM position WHERE owner = 2", "position of owner 2: not in the database"),
         ("UPDATE auth_user SET actual_cash = actual_cash + 1 WHERE id = 2", "account 2 (bob): "),
         ("DELETE FROM ledger WHERE owner = 3", "account 3 (carol): actual cash is"),
+        ("UPDATE log_position SET maker_fee = 5", "intc position in the journal: maker_fee is 5 "),
+        ("UPDATE log_position SET taker_fee = 5", "intc position in the journal: taker_fee is 5 "),
+        ("UPDATE log_position SET batch = 1", "intc position in the journal: batch is 1 in"),
+        ("UPDATE log_position SET time = 1", "intc position in the journal: time is 1 in"),
+        (
+            "INSERT INTO position (ticker, lineage, owner, shares, cost, cash)"
+            " VALUES ('intc', 'b', 2, 0, 0, 7)",
+            "position rows of intc, lineage b: the database has followed no such journal",
+        ),
+        (
+            "UPDATE buy_sell_order SET ticker = 'gs' WHERE oid = 5",
+            "buy_sell_order rows of gs, lineage ",
+        ),
+        ("UPDATE \"match\" SET lineage = 'b' WHERE tid = 1", "match rows of intc, lineage b: "),
     ],
 )
 def test_each_wrong_value_is_found_and_named(
@@ -160,7 +174,7 @@ def test_a_journal_that_was_changed_since_is_not_compared(
     _settle(db, journal, file)
     with transaction(db, write=True):
         execute(db, "UPDATE log_position SET h = ?", 32 * "0")
-    with pytest.raises(JournalDamaged):
+    with pytest.raises(JournalDamaged, match="it has changed since the database followed it"):
         _verify(db, journal, file)
 
 
