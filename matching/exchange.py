@@ -355,7 +355,9 @@ class Exchange:
 
     @property
     def has_work(self) -> bool:
-        """Whether `take_batch` has something."""
+        """Whether `take_batch` has something, be it that the exchange broke."""
+        if self.failure is not None:
+            return True
         return bool(self._batch.deliveries or self._journal.open_lines or self._queue)
 
     def take_batch(self) -> Batch:

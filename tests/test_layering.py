@@ -18,7 +18,7 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 CORE = (
     "order events protocol signing book engine records journal recovery session exchange marketdata"
 )
-CORE += " fanout client ports disk config exits pidfile matchingserver"
+CORE += " fanout client ports disk config exits pidfile groupcommit matchingserver"
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
 
@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "matching.client": _matching("order protocol signing config exits"),
     "matching.fanout": _matching("marketdata"),
+    "matching.groupcommit": _matching("exchange ports"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order events"),
     "robot.robot_trader": ("robot.strategy", *_matching("order client config exits pidfile")),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +15,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from matching import signing
 from matching.config import Var, read_generations
 from matching.disk import SystemClock, SystemDice, SystemDisk
+from matching.groupcommit import DiskFailed
 from matching.matchingserver import Options, Server
 from matching.ports import Disk
 from matching.recovery import open_journal
@@ -168,10 +169,13 @@ async def serving(
         for socket in venue.sockets:
             socket.hang_up()
         await until(lambda: not server.connections)
-        if not server.commit.has_failed:
+        if server.commit.has_ended:
+            with suppress(DiskFailed):
+                server.commit.close()
+        else:
             server.stop()
             await server.ended()
-        server.commit.close()
+            server.commit.close()
         recovered.file.close()
         recovered.mark_file.close()
         AsyncHTTPClient().close()

@@ -103,7 +103,7 @@ def test_health_page_and_metrics_answer(tmp_path: Path) -> None:
             'emte_rejects_total{code="bad_tick"} 1.0',
             "emte_clients 0.0",
             "emte_batch_commands_count 1.0",
-            "emte_sync_seconds_count 1.0",
+            "emte_sync_seconds_count 2.0",
             "emte_seq 4.0",
         ):
             assert line in metrics.splitlines()

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import pytest
 
 from matching import signing
+from matching.config import Var
 from matching.disk import SystemDisk, SystemFile
 from matching.exits import ExitCode, Fatal
+from matching.groupcommit import DiskFailed
+from matching.matchingserver import Options
+from matching.matchingserver import run as serve_product
 from tests.matching.serving import VENUE_KEY, Venue, form, serving, until
+from tests.waiting import free_port
 
 
 class FailingFile:
@@ -92,10 +98,8 @@ def test_after_a_failed_write_or_sync_nobody_is_answered(
         else:
             writer.write(post_request(f"8:buy intc 1@50 ts={venue.ts}"))
         response = asyncio.create_task(reader.read())
-        with pytest.raises(Fatal) as fatal:
+        with pytest.raises(DiskFailed, match="Input/output error"):
             await venue.server.ended()
-        assert fatal.value.code == ExitCode.DISK == 75
-        assert "Input/output error" in fatal.value.message
         disk.fails = ""
         session.say(op="send", text="buy 1@53", req=2)
         refusal = await session.next("answer", "update")
@@ -115,9 +119,8 @@ def test_with_durability_write_a_failed_sync_ends_the_server_too(tmp_path: Path)
     async def scenario(venue: Venue, disk: FailingDisk) -> None:
         disk.fails = "sync"
         assert (await venue.order(f"8:buy intc 1@50 ts={venue.ts}")).body == b"1"
-        with pytest.raises(Fatal) as fatal:
+        with pytest.raises(DiskFailed):
             await venue.server.ended()
-        assert fatal.value.code == ExitCode.DISK
         assert disk.failures == 1
 
     run(tmp_path, scenario, syncs=False)
@@ -129,7 +132,7 @@ def test_what_was_not_answered_may_be_there_or_not_but_what_was_is(tmp_path: Pat
         await session.send("buy 1@49")
         disk.fails = "append"
         session.say(op="send", text="buy 1@50", req=1)
-        with pytest.raises(Fatal):
+        with pytest.raises(DiskFailed):
             await venue.server.ended()
 
     async def recovers(venue: Venue, _: FailingDisk) -> None:
@@ -158,3 +161,30 @@ def test_a_bug_in_the_engine_ends_the_server_before_it_acknowledges_anything(
         assert venue.server.recovered.file.size() == size
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("call", ["append", "sync"])
+def test_the_process_ends_with_75_and_says_why(
+    tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+
+    async def main() -> None:
+        disk = FailingDisk()
+        options = Options(ticker="intc", port=port, key=VENUE_KEY)
+        serving = asyncio.create_task(serve_product(options, Var(tmp_path), disk=disk))
+        await until(lambda: "listening on" in capsys.readouterr().out)
+        disk.fails = call
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post_request(f"8:buy intc 1@50 ts={time.time_ns() // 1_000_000}"))
+        response = asyncio.create_task(reader.read())
+        with pytest.raises(Fatal) as fatal:
+            await serving
+        assert fatal.value.code == ExitCode.DISK == 75
+        assert "intc.log cannot be written: Input/output error" in fatal.value.message
+        assert not response.done()
+        response.cancel()
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(main())
