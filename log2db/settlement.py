@@ -38,6 +38,9 @@ OPEN, PARTIALLY_FILLED, FILLED, CANCELED, PENDING_STOP = map(
 )
 """Statuses as plain text: SQLite takes that at once, and an Enum's only after a search."""
 
+_NUMBERS_A_STATEMENT = 900
+"""SQLite takes 999 to 250,000 parameters in one statement, as it was built."""
+
 _ORDER_COLUMNS = (
     "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
     " created_by, quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
@@ -449,7 +452,11 @@ def _insert(table: str, columns: str) -> str:
 
 
 def _select_among(db: DAL, sql: str, key: tuple[str, str], numbers: set[int]) -> list[Any]:
-    if not numbers:
-        return []
-    marks = ", ".join("?" for _ in numbers)
-    return rows(db, f"{sql} ({marks})", *key, *sorted(numbers))
+    """The rows of many numbers, in several statements: `del all` may name any number of orders."""
+    found: list[Any] = []
+    wanted = sorted(numbers)
+    for first in range(0, len(wanted), _NUMBERS_A_STATEMENT):
+        some = wanted[first : first + _NUMBERS_A_STATEMENT]
+        marks = ", ".join("?" for _ in some)
+        found += rows(db, f"{sql} ({marks})", *key, *some)
+    return found

@@ -1,5 +1,6 @@
 """Settlement: what each line of a journal does to the database, all or nothing, once."""
 
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -324,6 +325,19 @@ def test_steps_take_whole_batches_of_at_most_a_thousand_records(journal: Journal
     assert sizes == [1 + 600, 397 + 1, 1200, 3]
     assert MAX_RECORDS + 1 == 2 + 601 + 398
     assert list(steps([])) == []
+
+
+def test_one_command_that_ends_more_orders_than_a_statement_has_parameters_is_settled(
+    db: DAL, journal: JournalFile
+) -> None:
+    with transaction(db):  # SQLite's limit is 32,766 as it comes, 999 before 3.32, ours for now
+        db._adapter.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    journal.play(*["1:buy intc 1@5"] * 2_000)
+    journal.play("1:del intc all")
+    _settle_all(db, journal)
+    with transaction(db):
+        found = rows(db, "SELECT status, COUNT(*) FROM buy_sell_order GROUP BY status")
+    assert found == [("canceled", 2_000)]
 
 
 def test_a_failure_between_any_two_statements_leaves_nothing_behind(
