@@ -71,8 +71,9 @@ _COLUMNS = ", ".join((*_FIELDS, "id"))
 def validate(form: Mapping[str, str]) -> ProductForm:
     """Fields name, description, unit_price, tick, lot, the URLs, port, active, allow_short.
 
-    A `port` fills the URLs that are empty; tick and lot are 0.01 and 1 if empty. Check boxes: any
-    text is yes. Raises Invalid with a sentence for each field that is wrong.
+    A `port` fills the URLs that are empty, and must be that of the others; tick and lot are 0.01
+    and 1 if empty. Check boxes: any text is yes. Raises Invalid with a sentence for each field that
+    is wrong.
     """
     errors: dict[str, str] = {}
     name = form.get("name", "").strip()
@@ -227,11 +228,11 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
     """The three URLs; each has the right scheme, and all name one host, port and encryption."""
     given = {field: form.get(field, "").strip() for field in _URLS}
     port = form.get("port", "").strip()
-    if port:
-        number = _number(port, 65535)
-        if number is None:
-            errors["port"] = "A port is a number from 1 to 65535"
-            return given
+    number = _number(port, 65535)
+    if port and number is None:
+        errors["port"] = "A port is a number from 1 to 65535"
+        return given
+    if number is not None:
         given = {field: given[field] or url for field, url in urls(number).items()}
     servers: dict[str, tuple[str, int, bool]] = {}
     for field, (schemes, path) in _URLS.items():
@@ -248,6 +249,8 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
         for field in ("quote_url", "ws_url"):
             if servers[field] != servers["post_url"]:
                 errors[field] = "Its host, port or encryption is not the Post Url's"
+        if number is not None and servers["post_url"][1] != number:
+            errors["port"] = "The addresses name another port: change them too, or empty this"
     return given
 
 

@@ -1,5 +1,7 @@
 """The pages beside the trade page, in a browser: what keeps current, and what helps to fill in."""
 
+import re
+
 from playwright.sync_api import expect
 
 from tests.end_to_end.venue import Venue
@@ -102,6 +104,21 @@ def test_one_port_fills_three_addresses_but_not_those_that_were_typed(venue: Ven
         expect(page.get_by_label("Ws Url")).to_have_value("ws://10.0.0.5:7000/realtime")
         page.get_by_label("Port").fill("8882")
         expect(page.get_by_label("Post Url")).to_have_value("http://127.0.0.1:8882/")
+
+        # A mistake that came back from the server is mended in one place, too.
+        for field, text in (
+            ("Name", "port"),
+            ("Unit price", "5"),
+            ("Ws Url", ""),
+            ("Port", "99999"),
+        ):
+            page.get_by_label(field).fill(text)
+        page.get_by_role("button", name="Register").click()
+        expect(page.get_by_text("A port is a number from 1 to 65535")).to_be_visible()
+        page.get_by_label("Port").fill("8883")
+        for field in ("Post Url", "Quote Url", "Ws Url"):
+            expect(page.get_by_label(field)).to_have_value(re.compile(":8883/"))
+        manager.errors.clear()  # the browser itself notes the answer's status, 400
 
 
 def test_the_line_that_starts_a_matching_server_is_copied(venue: Venue) -> None:

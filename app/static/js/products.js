@@ -18,6 +18,7 @@ for (const button of document.querySelectorAll("[data-copy]")) offerCopy(button)
 
 function offerSearch(input) {
   input.closest(".search").hidden = false;
+  if (matchMedia("(pointer: fine)").matches) input.placeholder += "  /";
   input.addEventListener("input", () => {
     const wanted = input.value.trim().toLowerCase();
     for (const row of document.querySelectorAll("#products [data-product]")) {
@@ -34,15 +35,15 @@ function offerSearch(input) {
 
 /** The port writes the three addresses, but never over one that somebody typed. */
 function fillAddresses(port) {
-  const written = new Map();
+  let written = port.value.trim(); // what the port was when they were last written
   port.addEventListener("input", () => {
-    const isPort = /^[0-9]{1,5}$/.test(port.value.trim());
+    const number = port.value.trim();
     for (const [name, address] of Object.entries(ADDRESSES)) {
       const input = document.getElementById(name);
-      if (input.value !== "" && input.value !== written.get(name)) continue;
-      input.value = isPort ? address(port.value.trim()) : "";
-      written.set(name, input.value);
+      if (input.value !== "" && input.value !== address(written)) continue;
+      input.value = /^[0-9]{1,5}$/.test(number) ? address(number) : "";
     }
+    written = number;
   });
 }
 

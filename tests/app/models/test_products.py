@@ -114,6 +114,7 @@ def test_a_registered_product_is_found_by_id_and_by_ticker(db: DAL, manager: Use
         ("ws_url", "ws://127.0.0.1:8881/realtime?x=1"),
         ("ws_url", "ws://127.0.0.1:8881/" + "realtime" * 40),
         ("port", "0"),
+        ("port", "8882"),  # while the URLs say 8881
         ("port", "65536"),
         ("port", "http"),
     ],
