@@ -25,6 +25,7 @@ PAGES: dict[str, Page] = {
     "/default/products": default.products,
     "/default/edit_product/ID": default.edit_product,
     "/default/trade/ID": default.trade,
+    "/default/account/ID": default.account,
     "/default/pandl/ID": default.pandl,
     "/default/order": orders.order,
     "/default/delete": orders.delete,

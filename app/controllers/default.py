@@ -1,4 +1,4 @@
-"""The pages of 2010: index, about, products, edit_product, trade, pandl, error.
+"""The pages of 2010: index, about, products, edit_product, trade (and its account), pandl, error.
 
 Prices and money leave here as decimal text, times as RFC 3339: the JSON of a page is what it shows.
 """
@@ -161,30 +161,57 @@ def trade(db: DAL, request: Request, key: int) -> Result:
 @expose(Audience.TRADERS, view="default/pandl.html", table="rows")
 async def pandl(request: Request, key: int) -> Result:
     """What the trader's trades in one product came to, valued at the last price."""
+    product, result, last = await _profit_and_loss(request, key, rows=portfolio.PANDL_ROWS)
+    return {
+        "product": product.id,
+        "ticker": product.name,
+        **_standing(result),
+        "last": format_price(last),
+        "amount_spent": format_price(result.amount_spent),
+        "rows": [_trade_row(row) for row in result.rows],
+        "now": _trade_row(result.now),
+    }
+
+
+@expose(Audience.TRADERS)
+async def account(request: Request, key: int) -> Result:
+    """What a trade page asks for every two seconds: the figures of pandl without its trades.
+
+    `owner` tells a page that somebody else has logged in meanwhile, in another tab.
+    """
+    _, result, _ = await _profit_and_loss(request, key, rows=0)
+    return {"owner": request.trader.id, **_standing(result)}
+
+
+async def _profit_and_loss(
+    request: Request, key: int, *, rows: int
+) -> tuple[Product, ProfitAndLoss, int]:
+    """The product, its P&L with the newest `rows` trades, and the price that values it."""
     transactions = request.platform.transactions
     product = _known(await transactions.read(catalog.get, key), key)
     market = request.platform.markets.get(key)
     last = market.quote().last if market else None
-    return await transactions.read(_pandl, request.trader.id, product, last)
+    read = transactions.read
+    result, price = await read(_valued, request.trader.id, product, last, rows)
+    return product, result, price
 
 
-def _pandl(db: DAL, owner: int, product: Product, last: int | None) -> dict[str, Any]:
+def _valued(
+    db: DAL, owner: int, product: Product, last: int | None, rows: int
+) -> tuple[ProfitAndLoss, int]:
     if last is None:
         last = portfolio.last_price(db, product.name) or product.unit_price
-    result = portfolio.pandl(db, owner, product, last=last)
+    return portfolio.pandl(db, owner, product, last=last, limit=rows), last
+
+
+def _standing(result: ProfitAndLoss) -> dict[str, Any]:
     return {
-        "product": product.id,
-        "ticker": product.name,
         "as_of": result.as_of,
         **_cash(result),
         "shares": result.shares,
-        "last": format_price(last),
-        "amount_spent": format_price(result.amount_spent),
         "realised": format_price(result.realised),
         "unrealised": format_price(result.unrealised),
         "equity": format_price(result.equity),
-        "rows": [_trade_row(row) for row in result.rows],
-        "now": _trade_row(result.now),
     }
 
 
@@ -291,7 +318,7 @@ def _product_form(product: Product) -> dict[str, str]:
         "unit_price": format_price(product.unit_price),
         "tick": format_price(product.tick),
         "lot": str(product.lot),
-        "port": "",
+        "port": str(product.port),
         "post_url": product.post_url,
         "quote_url": product.quote_url,
         "ws_url": product.ws_url,

@@ -148,6 +148,7 @@ def test_a_manager_edits_a_product(web: Web, manager: User) -> None:
     browser = web.browser(manager)
     path = f"/default/edit_product/{product.id}"
     assert 'value="Edited Inc."' in browser.get(path).text
+    assert 'value="18892"' in browser.get(path).text, "the port of its addresses"
     form = {**FORM, "name": "edited", "description": "New words", "port": "18893"}
     del form["active"]
     assert browser.post(path, form).status == 303
@@ -241,3 +242,15 @@ def test_profits_and_losses_before_the_first_trade(web: Web, trader: User, away:
     for words in ("Actual Cash Balance", "100,000.00", "Completed Trades", "NOW", "Amount Spent"):
         assert words in page
     assert browser.get(f"/default/pandl.csv/{away.id}").status == 200
+
+
+def test_an_account_is_the_figures_of_the_profit_and_loss_without_its_trades(
+    web: Web, trader: User, away: Product
+) -> None:
+    browser = web.browser(trader)
+    whole = browser.get(f"/default/pandl.json/{away.id}").json()
+    lean = browser.get(f"/default/account/{away.id}").json()
+    assert lean.pop("owner") == trader.id
+    assert {"actual_cash", "cash_available", "shares", "realised", "equity"} <= set(lean)
+    assert lean == {name: whole[name] for name in lean}
+    assert not {"rows", "now"} & set(lean)

@@ -19,6 +19,7 @@ AUDIENCES = {
     "/default/products": (303, 200, 200),
     "/default/edit_product/ID": (303, 403, 200),
     "/default/trade/ID": (303, 200, 200),
+    "/default/account/ID": (401, 200, 200),
     "/default/pandl/ID": (303, 200, 200),
     "/default/order": (405, 405, 405),
     "/default/delete": (405, 405, 405),
