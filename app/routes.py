@@ -46,7 +46,7 @@ def routes(platform: Platform) -> list[URLSpec]:
             for path, page in PAGES.items()
         ),
         URLSpec(r"/realtime/(?P<ticker>[a-z0-9_]{1,16})", RealtimeHandler, on),
-        URLSpec(r"/static/(.*)", FileHandler, {"path": str(STATIC)}),
+        URLSpec(r"/static/([A-Za-z0-9_./-]+)", FileHandler, {"path": str(STATIC)}),
         URLSpec(r"/favicon\.ico", RedirectHandler, {"url": "/static/favicon.svg"}),
         URLSpec(r"/health/live", LiveHandler),
         URLSpec(r"/health/ready", ReadyHandler, on),

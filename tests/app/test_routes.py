@@ -120,6 +120,8 @@ def test_old_addresses_lead_to_the_new(web: Web, asked: str, leads_to: str) -> N
         "/emte/other",
         "//evil.example/",
         "/static/nothing.js",
+        "/static/js/%00",
+        "/static/js/%C3%A9.js",
         "/realtime/nothing",
     ],
 )
