@@ -83,8 +83,8 @@ def validate(form: Mapping[str, str]) -> ProductForm:
             " digit, and is not `all`"
         )
     description = form.get("description", "").strip()
-    if len(description) > 512:
-        errors["description"] = "Up to 512 characters"
+    if len(description) > 512 or not description.isprintable():
+        errors["description"] = "Up to 512 characters, in one line"
     tick = _price(form, "tick", errors, default=DEFAULT_TICK)
     unit_price = _price(form, "unit_price", errors)
     if "tick" not in errors and "unit_price" not in errors and unit_price % tick:
