@@ -10,21 +10,28 @@ const SOON_MS = [120, 500];
 
 export class Account {
   #url;
+  #owner;
   #cells;
+  #onLoggedOut;
+  #timer = 0;
   #asking = false;
   #again = false;
+  #ended = false;
 
-  /** The newest answer, or null: { as_of, shares, actual_cash, … } as /default/pandl.json has it. */
+  /** The newest answer, or null: { as_of, shares, actual_cash, … } as /default/account has it. */
   state = null;
 
-  /** `cells` names the elements: position, pandl, actual, available. */
-  constructor({ product, cells }) {
-    this.#url = `/default/pandl.json/${product}`;
+  /** `cells` names the elements: position, pandl, actual, available. `onLoggedOut()` is called, and
+   *  nothing asked any more, when `owner` is not who is logged in. */
+  constructor({ product, owner, cells, onLoggedOut }) {
+    this.#url = `/default/account/${product}`;
+    this.#owner = owner;
     this.#cells = cells;
+    this.#onLoggedOut = onLoggedOut;
   }
 
   start() {
-    setInterval(() => {
+    this.#timer = setInterval(() => {
       if (document.visibilityState === "visible") this.refresh();
     }, EVERY_MS);
     this.refresh();
@@ -35,6 +42,7 @@ export class Account {
   }
 
   async refresh() {
+    if (this.#ended) return;
     if (this.#asking) {
       this.#again = true;
       return;
@@ -42,7 +50,8 @@ export class Account {
     this.#asking = true;
     try {
       const response = await fetch(this.#url, { headers: { Accept: "application/json" } });
-      if (response.ok && !response.redirected) this.#show(await response.json());
+      if (response.status === 401) this.#end();
+      else if (response.ok) this.#take(await response.json());
     } catch (error) {
       // The line's state tells that the server is away; what was known stays on the screen.
       if (!(error instanceof TypeError)) throw error;
@@ -53,6 +62,18 @@ export class Account {
       this.#again = false;
       this.refresh();
     }
+  }
+
+  /** The log-in is the whole browser's: it may have changed in another tab. */
+  #take(state) {
+    if (state.owner === this.#owner) this.#show(state);
+    else this.#end();
+  }
+
+  #end() {
+    this.#ended = true;
+    clearInterval(this.#timer);
+    this.#onLoggedOut();
   }
 
   #show(state) {

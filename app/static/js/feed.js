@@ -60,6 +60,15 @@ export class Feed {
     this.#socket.send(JSON.stringify({ op: "subscribe", req: 1, channels, depth: this.#depth }));
   }
 
+  /** The session is over: nothing is heard any more. */
+  end() {
+    clearTimeout(this.#timer);
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+    this.#say("ended");
+  }
+
   #connect() {
     clearTimeout(this.#timer);
     const socket = new WebSocket(this.#url);
@@ -70,7 +79,7 @@ export class Feed {
     };
     socket.onclose = ({ code }) => {
       if (socket !== this.#socket) return;
-      if (code === LOGGED_OUT) this.#end();
+      if (code === LOGGED_OUT) this.end();
       else this.#retry();
     };
   }
@@ -93,11 +102,6 @@ export class Feed {
     this.#attempts += 1;
     this.#timer = setTimeout(() => this.#connect(), longest * (0.5 + Math.random() / 2));
     this.#look();
-  }
-
-  #end() {
-    this.#socket = null;
-    this.#say("ended");
   }
 
   /** The tab is looked at again, or the network is back: no reason to wait any longer. */

@@ -71,7 +71,6 @@ export class Orders {
         headers: { Accept: "application/json" },
         signal: AbortSignal.timeout(ANSWER_MS),
       });
-      if (response.redirected) return refusal("You are logged out; log in again to trade.");
       return await response.json();
     } catch {
       return { unknown: true, message: "No answer came back: what became of it is being checked." };
@@ -91,10 +90,6 @@ export class Orders {
 export function sentence({ message, rule }) {
   const words = message.charAt(0).toUpperCase() + message.slice(1);
   return rule && !words.includes(rule) ? `${words} (${rule})` : words;
-}
-
-function refusal(message) {
-  return { error: { code: "", rule: "", message } };
 }
 
 function newId() {

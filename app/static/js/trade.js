@@ -30,7 +30,7 @@ const LINE_WORDS = {
 };
 const BLOCKED_WORDS = {
   stale: "The line is stale: what you see is old, and orders are blocked.",
-  ended: "You are logged out. Load the page again to log in.",
+  ended: "You are logged out.",
 };
 const PHASE_WORDS = { auction: "auction", halted: "halted", closed: "closed" };
 const ARMED = "emte-armed"; // remembered for the visit, in this tab
@@ -64,10 +64,12 @@ const openTable = new OpenTable({
 });
 const account = new Account({
   product: page.product,
+  owner: page.owner,
   cells: {
     position: element("position"), pandl: element("pandl"),
     actual: element("actual"), available: element("available"),
   },
+  onLoggedOut: () => feed.end(),
 });
 const feed = new Feed({
   depth: DEPTH,
@@ -149,7 +151,8 @@ function lineChanged(state) {
   element("aim-send").disabled = isBlocked();
   element("stage").classList.toggle("stale", isBlocked());
   element("blocked").hidden = !isBlocked();
-  write(element("blocked"), BLOCKED_WORDS[state] ?? "");
+  write(element("blocked-words"), BLOCKED_WORDS[state] ?? "");
+  element("log-in").hidden = state !== "ended";
   notices.say(`The line is ${LINE_WORDS[state]}.`);
 }
 
@@ -208,6 +211,7 @@ async function send(order) {
     return;
   }
   const answer = await orders.place(order);
+  if (answer.error?.code === "login_required") feed.end();
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
   else if (answer.unknown) notices.show(`${describe(order)}: ${answer.message}`, { seconds: 15 });
   else news.placed(order, answer);
@@ -216,6 +220,7 @@ async function send(order) {
 
 async function cancel(oid) {
   const answer = await orders.cancel(oid);
+  if (answer.error?.code === "login_required") feed.end();
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
   else if (answer.unknown) notices.show(`Cancel: ${answer.message}`, { tone: "error" });
   else notices.show(oid === "all" ? "All open orders canceled." : `Order #${oid} canceled.`);
