@@ -340,6 +340,23 @@ def test_a_stale_timestamp_is_learned_from_and_tried_once_more(venue: Venue) -> 
     _run(scenario())
 
 
+def test_whoever_writes_the_timestamp_a_stale_one_sets_the_clock(venue: Venue) -> None:
+    async def scenario() -> None:
+        client = venue.client()
+        await client.connect()
+        for log_in in (False, True):
+            if log_in:
+                await client.login()
+            client.clock.offset_ms = 3_600_000  # somebody has put our clock back by an hour
+            with pytest.raises(Refused, match="stale_timestamp"):
+                await client.send(f"7:buy intc 1@50 ts={client.clock.now_ms()}")
+            assert abs(client.clock.offset_ms) < 60_000
+            await client.send(f"7:buy intc 1@50 ts={client.clock.now_ms()}")
+        await client.close()
+
+    _run(scenario())
+
+
 def test_a_text_with_its_own_timestamp_is_sent_as_it_is(venue: Venue) -> None:
     async def scenario() -> None:
         client = venue.client()
