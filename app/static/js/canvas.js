@@ -12,6 +12,7 @@ import { drawPlot } from "./plot.js";
 
 const NEAREST_LEVELS = 40; // of each side: what a fitting view shows
 const LONGEST_STEP_MS = 50; // a frame that came late does not make the view leap
+const LEAST_STEP_PIXELS = 1; // a view that glides slower than the eye sees is not drawn every frame
 const FRAMES_KEPT = 240;
 
 export class Canvas {
@@ -23,6 +24,8 @@ export class Canvas {
   #scheduled = false;
   #lastFrame = 0;
   #fitted = false;
+  #drawn = null; // the view that the plot shows
+  #isOverlayBlank = false;
   #marks = [];
   #coarse = matchMedia("(pointer: coarse), (max-width: 700px)");
   #still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -56,9 +59,7 @@ export class Canvas {
   /** Says what must be drawn anew: "plot", "overlay", "history". */
   touch(...layers) {
     for (const layer of layers) this.#dirty.add(layer);
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    requestAnimationFrame((now) => this.#frame(now));
+    this.#schedule();
   }
 
   /** The market changed: follow it and draw it. */
@@ -94,6 +95,12 @@ export class Canvas {
     return mark ? { x: mark.x, y: this.#market.scale.height + 11 } : null;
   }
 
+  #schedule() {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    requestAnimationFrame((now) => this.#frame(now));
+  }
+
   #resize() {
     for (const layer of Object.values(this.#layers)) layer.fit();
     const { width, height } = this.#stage.getBoundingClientRect();
@@ -107,11 +114,14 @@ export class Canvas {
     if (!this.#layers.plot.isSharp) this.#resize();
     const elapsed = Math.min(LONGEST_STEP_MS, now - this.#lastFrame);
     this.#lastFrame = now;
-    const moving = this.#market.scale.settle(elapsed, { still: this.#still.matches });
-    if (moving) this.#dirty.add("plot").add("overlay");
+    const { scale } = this.#market;
+    const moving = scale.settle(elapsed, { still: this.#still.matches });
+    const moved = this.#drawn === null ? 0 : scale.pixelsFrom(this.#drawn);
+    if (moved >= LEAST_STEP_PIXELS || (moved > 0 && !moving)) this.#dirty.add("plot").add("overlay");
+    if (this.#dirty.has("plot")) this.#drawn = scale.view;
     for (const name of this.#dirty) this.#timed(name);
     this.#dirty.clear();
-    if (moving) this.touch("plot");
+    if (moving) this.#schedule();
   }
 
   #timed(name) {
@@ -131,10 +141,18 @@ export class Canvas {
       this.#marks = drawPlot(pen, this.#look, size, this.#market, { coarse });
       return;
     }
+    if (name === "history") {
+      pen.clearRect(0, 0, width, height);
+      drawHistory(pen, this.#look, book.trades, size);
+      return;
+    }
+    const isAimed = aim.at !== null && book.ready;
+    const isBlank = !this.hovered && !isAimed;
+    if (isBlank && this.#isOverlayBlank) return; // a cleared layer would be composed anew
+    this.#isOverlayBlank = isBlank;
     pen.clearRect(0, 0, width, height);
-    if (name === "history") drawHistory(pen, this.#look, book.trades, size);
-    else if (this.hovered) drawMarkHint(pen, this.#look, scale, this.hovered);
-    else if (aim.at && book.ready) drawAim(pen, this.#look, size, { aim, book, scale });
+    if (this.hovered) drawMarkHint(pen, this.#look, scale, this.hovered);
+    else if (isAimed) drawAim(pen, this.#look, size, { aim, book, scale });
   }
 }
 

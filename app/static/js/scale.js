@@ -69,6 +69,18 @@ export class Scale {
     return this.centre + this.span / 2;
   }
 
+  /** What is in view now. */
+  get view() {
+    return { centre: this.centre, span: this.span, top: this.top };
+  }
+
+  /** How many pixels something in the plot lies at most from where it was in `view`. */
+  pixelsFrom(view) {
+    const zoomed = Math.abs(this.span / view.span - 1) / 2;
+    const across = Math.abs(this.centre - view.centre) / view.span + zoomed;
+    return Math.max(across * this.width, Math.abs(this.top / view.top - 1) * this.height);
+  }
+
   /** The price on the tick grid under x. */
   price(x) {
     const price = this.centre + ((x - this.width / 2) / this.width) * this.span;
