@@ -13,7 +13,7 @@ import pytest
 from app.controllers import orders
 from app.models import intents, portfolio
 from app.models.accounts import User
-from app.models.db import now
+from app.models.db import execute, now
 from app.models.intents import State
 from app.models.products import Product
 from matching.order import Side
@@ -250,6 +250,17 @@ def test_the_same_id_again_is_answered_and_not_sent(web: Web, market: Market, bu
     assert again.json()["status"] == "open"
     assert again.json()["events"] == [{"event": "duplicate", "oid": first["oid"]}]
     assert market.journaled(" buy ") == 1
+
+
+def test_the_same_id_a_minute_later_is_answered_and_keeps_its_cash(
+    web: Web, market: Market, buyer: User
+) -> None:
+    first = market.order(web.browser(buyer), "buy 10@50", id="web-1").json()
+    with web.database(write=True) as db:  # so that to send it once more would be stale_timestamp
+        execute(db, "UPDATE order_intent SET ts = ts - 60000 WHERE owner = ?", buyer.id)
+    again = market.order(web.browser(buyer), "buy 10@50", id="web-1")
+    assert (again.status, again.json()["oid"]) == (200, first["oid"])
+    assert market.available(buyer) == CASH - 10 * 500_000
 
 
 def test_a_plain_form_sent_twice_is_one_order(web: Web, market: Market, buyer: User) -> None:

@@ -62,6 +62,7 @@ def _reserve(
     asks: str = "",
     last: str = "100",
     product: Product | None = None,
+    ts: int = TS,
 ) -> Intent:
     with transaction(db, write=True):
         return intents.reserve(
@@ -72,7 +73,7 @@ def _reserve(
             bids=_levels(bids),
             asks=_levels(asks),
             last=parse_price(last),
-            ts=TS,
+            ts=ts,
             at=SENT,
         )
 
@@ -192,6 +193,9 @@ def test_the_worst_price_lies_on_the_products_grid(db: DAL, alice: int) -> None:
     product = _product(tick=2_500)
     intent = _reserve(db, alice, _request("buy 3"), asks="3@100.50", product=product)
     assert format_price(intent.command.price) == "105.50"  # 105.525, down to the quarter
+    # Down to the grid must not leave 0: that would be a market order, with no bound at all.
+    intent = _reserve(db, alice, _request("buy 3@0/0.10", "web-2"), product=product)
+    assert format_price(intent.command.price) == "0.25"
 
 
 @pytest.mark.parametrize(
@@ -427,6 +431,19 @@ def test_what_find_and_the_database_together_make_of_an_unknown_order(
     assert resolved is stored.state is state
     assert stored.oid == (7 if state in (State.ACCEPTED, State.JOURNALED) else None)
     assert _available(db, alice) == available
+
+
+def test_an_outcome_of_an_earlier_sending_says_nothing_of_a_later_one(db: DAL, alice: int) -> None:
+    earlier = _reserve(db, alice, _request("buy 2@50"))
+    with transaction(db, write=True):
+        intents.rejected(db, earlier.id, code="busy", message="", at=SENT)
+    later = _reserve(db, alice, _request("buy 2@50"), ts=TS + 60_000)
+    with transaction(db, write=True):
+        asked_at = SENT + 30_000_000  # past the earlier one's deadline, and before the later one
+        state = intents.resolve(db, earlier, found_oid=None, seq=10, asked_at=asked_at, at=asked_at)
+    assert later.fresh
+    assert state is State.RESERVED
+    assert _available(db, alice) == "900.00"
 
 
 def test_an_order_that_never_got_there_may_be_sent_again(db: DAL, alice: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from app.models import portfolio
-from app.models.db import DAL, insert, rows, transaction
+from app.models.db import DAL, execute, insert, rows, transaction
 from app.models.portfolio import Cash, OpenOrder, Position, TradeRow, Working
 from app.models.products import Product
 from matching.order import Side, parse_price
@@ -205,6 +205,21 @@ def test_the_pandl_page_lists_the_owners_trades_with_shares_and_balance_after_ea
     assert (page.realised, page.unrealised) == (260, 10)
     assert page.equity == page.cash.actual - 250
     assert page.cash.short_positions == 520
+
+
+def test_the_balances_of_the_pandl_page_have_the_fees_in_them(db: DAL) -> None:
+    user = add_user(db, "alice", cash="1000")
+    with transaction(db, write=True):
+        _follow(db, seq=50)
+        for seq, buyer, seller in ((3, user.id, 9), (4, 9, user.id), (5, user.id, user.id)):
+            _match(db, seq, buyer, seller, 10, 100)
+        execute(db, 'UPDATE "match" SET buyer_fee = 7, seller_fee = -2')
+        key = {"ticker": "intc", "lineage": "a", "owner": user.id}
+        insert(db, "position", **key, shares=0, cost=0, cash=-1000 - 7 + 1000 + 2 - 7 + 2)
+    with transaction(db):
+        page = portfolio.pandl(db, user.id, PRODUCT, last=100)
+    assert [row.balance for row in page.rows] == [-1007, -5, -10]
+    assert page.realised == -10
 
 
 def test_equity_counts_other_products_at_their_last_trade(db: DAL) -> None:
