@@ -448,7 +448,7 @@ class Exchange:
             return self._refusal(denied, now)
         answer = self._seen.answer(signature, now)
         if answer is None:
-            seen = self._seen.recovered(signature)
+            seen = self._seen.recovered(signature, now)
             if seen is not None:
                 return self._answer_recovered(seen)
             answer = self._execute(
@@ -724,6 +724,8 @@ class _SeenSignatures:
         self._answers: dict[str, Answer] = {}
         self._arrivals: deque[tuple[int, str]] = deque()
         self._recovered = {seen.prefix: seen for seen in recovered}
+        newest = max((seen.time for seen in self._recovered.values()), default=0)
+        self._recovered_until = newest + SIGNATURE_MEMORY_US
 
     def answer(self, signature: str, now: int) -> Answer | None:
         """The answer that these signed bytes got before."""
@@ -732,8 +734,10 @@ class _SeenSignatures:
             self._answers.pop(arrivals.popleft()[1], None)
         return self._answers.get(signature)
 
-    def recovered(self, signature: str) -> SeenSignature | None:
+    def recovered(self, signature: str, now: int) -> SeenSignature | None:
         """What the journal holds of these signed bytes from before the start."""
+        if self._recovered and now > self._recovered_until:
+            self._recovered.clear()
         return self._recovered.get(signature[:16])
 
     def add(self, signature: str, answer: Answer, now: int) -> None:

@@ -518,7 +518,7 @@ class Send(msgspec.Struct, tag_field="op", tag="send", forbid_unknown_fields=Tru
 
 
 class Find(msgspec.Struct, tag_field="op", tag="find", forbid_unknown_fields=True):
-    id: str | None = None
+    id: Annotated[str, msgspec.Meta(max_length=36)] | None = None
     oid: int | None = None
     owner: int | None = None
     req: int | None = None

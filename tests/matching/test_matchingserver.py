@@ -415,6 +415,7 @@ BAD_FRAMES: list[tuple[str, str]] = [
     ('{"op":"find","req":4711,"oid":1}', "bad_signature"),
     ('{"op":"find","req":4711}', "bad_request"),
     ('{"op":"find","req":4711,"oid":1,"id":"a"}', "bad_request"),
+    ('{"op":"find","req":4711,"id":"' + "x" * 37 + '"}', "bad_request"),
     ('{"op":"open","req":4711}', "bad_signature"),
     ('{"op":"subscribe","req":4711,"channels":["orders"]}', "bad_signature"),
     ('{"op":"subscribe","req":4711,"channels":["secrets"]}', "bad_request"),
