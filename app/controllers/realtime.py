@@ -101,7 +101,7 @@ class RealtimeHandler(PlatformHandler, WebSocketHandler):
     def _answer(self, message: str) -> None:
         try:
             ask = msgspec.json.decode(message, type=Ask)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:  # the latter: brackets in brackets
             self._send_problem(None, f"not a request: {error}")
             return
         match ask.op:

@@ -11,9 +11,14 @@ import pytest
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.controllers import realtime
+from app.controllers import orders, realtime
+from app.models import intents
 from app.models.accounts import User
+from app.models.db import now
 from app.models.products import Product
+from matching import protocol
+from matching.client import Client
+from matching.order import Side
 from tests.app.venue import JSON, Browser, Web, running_match
 from tests.processes import Process
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
@@ -229,6 +234,51 @@ def test_browsers_are_told_when_the_matching_server_goes_and_comes_back(
     asyncio.run(scenario())
 
 
+def test_an_order_that_ended_while_the_line_was_down_is_shown_no_more(
+    web: Web, product: Product, server: Process, trader: User
+) -> None:
+    async def scenario() -> None:
+        browser = web.browser(trader)
+        await placed(browser, product, "buy", 10, "99")
+        async with watching(web, product.name, browser) as watch:
+            assert len((await watch.until("orders"))["orders"]) == 1
+            await asyncio.to_thread(server.kill)
+            await watch.until("upstream", lambda message: message["state"] == "away")
+            with running_match(web.var, product.name, elsewhere := free_port()):
+                client = Client(
+                    f"ws://127.0.0.1:{elsewhere}/realtime", ticker=product.name, key=web.venue_key
+                )
+                await client.connect()
+                assert (await client.send(f"{trader.id}:del {product.name} 1"))["oid"] == 1
+                await client.close()
+            with running_match(web.var, product.name, product.port):
+                assert (await watch.until("orders"))["orders"] == []
+
+    asyncio.run(scenario())
+
+
+def test_a_trader_is_told_what_became_of_an_order_whose_answer_was_lost(
+    web: Web, product: Product, trader: User
+) -> None:
+    market = web.platform.markets.get(product.id)
+    assert market is not None
+    request = intents.Request(side=Side.BUY, quantity=1, price=990_000, client_id="web-lost")
+    with web.database(write=True) as db:
+        shown = {"bids": [], "asks": [], "last": 1_000_000}
+        ts = market.trading.clock.now_ms()
+        intent = intents.reserve(db, trader.id, product, request, **shown, ts=ts, at=now())
+
+    async def scenario() -> None:
+        async with watching(web, product.name, web.browser(trader)) as watch:
+            await watch.until("orders")
+            web.run(market.trading.send(protocol.format(intent.command)))
+            web.run(orders.reconcile(web.platform))
+            told = {"type": "intent", "id": "web-lost", "state": "accepted", "oid": 1}
+            assert await watch.until("intent") == told
+
+    asyncio.run(scenario())
+
+
 def test_a_message_missed_from_the_matching_server_brings_a_new_snapshot(
     web: Web, product: Product, trader: User
 ) -> None:
@@ -296,6 +346,7 @@ def test_a_browser_chooses_depth_and_channels(web: Web, product: Product, trader
         ("[]", "not a request"),
         ('{"op":7}', "not a request"),
         ('{"op":"subscribe","depth":"all"}', "not a request"),
+        ('{"op":"ping","x":' + 2000 * "[" + 2000 * "]" + "}", "not a request"),
         ('{"op":"send","req":1,"text":"buy 1@50"}', "no op 'send'"),
         ('{"op":"open","req":1}', "no op 'open'"),
     ],
