@@ -21,10 +21,10 @@ export function kindOfOrder({ side, price, stop }) {
   );
 }
 
-/** "Buy 540 at 102.45", "Sell 20 at market", "Buy 5 at 103.00 once 102.90 prints". */
+/** "Buy 540 at 102.45", "Sell 20 at market", "Buy 5 at 103.00, stop 102.90". */
 export function describe({ side, quantity, price, stop }) {
   const verb = side === "buy" ? "Buy" : "Sell";
   const at = price ? formatPrice(price) : "market";
-  const once = stop ? ` once ${formatPrice(stop)} prints` : "";
-  return `${verb} ${formatQuantity(quantity)} at ${at}${once}`;
+  const waits = stop ? `, stop ${formatPrice(stop)}` : "";
+  return `${verb} ${formatQuantity(quantity)} at ${at}${waits}`;
 }

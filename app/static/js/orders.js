@@ -10,12 +10,14 @@ const ANSWER_MS = 10_000;
 
 export class Orders {
   #product;
+  #tick;
   #xsrf;
   #open = new Map();
   #unknown = new Map(); // id -> order: sent, and no answer came
 
-  constructor({ product, xsrf }) {
+  constructor({ product, tick, xsrf }) {
     this.#product = product;
+    this.#tick = tick;
     this.#xsrf = xsrf;
   }
 
@@ -79,6 +81,7 @@ export class Orders {
 
   #keep(data) {
     const order = { ...data, price: value(data.price), stop: value(data.stop) };
+    if (isStopMarket(order, this.#tick)) order.price = 0;
     const over = order.status === "filled" || order.status === "canceled";
     if (over) this.#open.delete(order.oid);
     else this.#open.set(order.oid, order);
@@ -90,6 +93,14 @@ export class Orders {
 export function sentence({ message, rule }) {
   const words = message.charAt(0).toUpperCase() + message.slice(1);
   return rule && !words.includes(rule) ? `${words} (${rule})` : words;
+}
+
+/** Whether the platform gave a buy stop market the limit that its cash covers (R17): 5 % above the
+ *  stop, on the grid, and ioc. To the trader it is what was sent. */
+function isStopMarket({ id, side, price, stop, tif }, tick) {
+  const limit = Math.floor((stop * 105) / 100);
+  const isOurs = side === "buy" && stop > 0 && tif === "ioc" && id?.startsWith("web-");
+  return isOurs && price === Math.max(limit - (limit % tick), tick);
 }
 
 function newId() {

@@ -18,7 +18,7 @@ export class Ticket {
   #book;
   #onKind;
   #kind;
-  #typed = new Set(); // fields with a trader's own value, which no proposal overwrites
+  #typed = new Map(); // field -> a trader's own value, which no proposal overwrites
 
   /** `onSend(order)` gets an order that lies on the grids, `onKind(kind)` a chosen kind. */
   constructor({ form, grid, book, onSend, onKind }) {
@@ -50,8 +50,8 @@ export class Ticket {
       const field = this.#fields[name];
       field.disabled = !isUsed;
       field.placeholder = isUsed ? "" : name === "price" ? "market" : "none";
+      field.value = isUsed ? (this.#typed.get(field) ?? this.#proposal(kind)) : "";
       mark(field, "");
-      if (isUsed && !this.#typed.has(field)) this.#propose(field, kind);
     }
     this.#submit.classList.toggle("buy", kind.side === "buy");
     this.#submit.classList.toggle("sell", kind.side === "sell");
@@ -68,7 +68,8 @@ export class Ticket {
     const field = this.#kind.market && this.#kind.stop ? this.#fields.stop : this.#fields.price;
     if (field.disabled) return;
     field.value = formatPrice(price);
-    this.#typed.add(field);
+    this.#typed.set(field, field.value);
+    mark(field, "");
     this.refresh();
   }
 
@@ -92,17 +93,17 @@ export class Ticket {
       return;
     }
     if (field.value === "") this.#typed.delete(field);
-    else this.#typed.add(field);
+    else this.#typed.set(field, field.value);
     mark(field, "");
     this.refresh();
   }
 
   /** A limit begins at the best price of its side; a stop, and its limit, a few ticks beyond the
    *  market. */
-  #propose(field, kind) {
+  #proposal(kind) {
     const market = this.#book.mark;
     const start = kind.stop ? market + this.#away(kind.side) : (this.#book.best(kind.side) ?? market);
-    if (market && start > 0) field.value = formatPrice(start);
+    return market && start > 0 ? formatPrice(start) : "";
   }
 
   #away(side) {
