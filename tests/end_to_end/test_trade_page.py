@@ -44,3 +44,57 @@ def test_a_page_ends_when_somebody_else_logs_in_beside_it(venue: Venue, market: 
         other.log_out()
         other.sign_up("second")
         expect_logged_out(trader)
+
+
+def test_the_ticket_shows_no_value_that_its_kind_does_not_use(venue: Venue, market: Market) -> None:
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        price, stop = (trader.page.get_by_label(name, exact=True) for name in ("Price", "Stop"))
+        kind = trader.page.get_by_label("Kind", exact=True)
+        expect(price).to_have_value("100.00")
+        expect(stop).to_have_value("")
+        kind.select_option("Stop limit")
+        expect(stop).to_have_value("100.10")
+        price.fill("100.40")
+        kind.select_option("Market")
+        expect(price).to_have_value("")
+        expect(stop).to_have_value("")
+        kind.select_option("Limit")
+        expect(price).to_have_value("100.40")  # what was typed comes back
+
+
+def test_a_stop_market_is_one_in_the_table_too(venue: Venue, market: Market) -> None:
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        trader.page.get_by_label("Kind", exact=True).select_option("Stop market")
+        trader.page.get_by_label("Stop", exact=True).fill("103.33")
+        trader.page.get_by_role("button", name="Buy 100 at market, stop 103.33").click()
+        trader.wait_for_orders(1)
+        row = trader.page.locator("#open-orders tr")
+        expect(row).to_contain_text("buy stop market")
+        trader.page.reload()
+        expect(row).to_contain_text("buy stop market")
+        expect(row).to_contain_text("103.33")
+
+
+def test_all_that_one_trades_with_is_in_sight(venue: Venue, market: Market) -> None:
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        trader.page.get_by_label("Kind", exact=True).select_option("Stop limit")
+        for width, height in ((1440, 900), (1280, 720), (1366, 625)):
+            trader.page.set_viewport_size({"width": width, "height": height})
+            for part in ("#ticket [type=submit]", "#help-open", ".kind >> nth=7", "#open-orders"):
+                expect(trader.page.locator(part)).to_be_in_viewport(ratio=1)
+
+
+def test_a_long_description_pushes_nothing_aside(venue: Venue) -> None:
+    market = venue.open_market("words", description="A very long description " * 20)
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        for target in ("#last", "#available", "#line"):
+            expect(trader.page.locator(target)).to_be_in_viewport(ratio=1)
+        overlap = trader.page.evaluate(
+            "() => document.querySelector('#available').getBoundingClientRect().right"
+            " - document.querySelector('#line').getBoundingClientRect().left"
+        )
+        assert overlap < 0

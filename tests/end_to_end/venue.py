@@ -74,14 +74,14 @@ class Venue:
         finally:
             context.close()
 
-    def open_market(self, ticker: str, *, tick: str = "0.01") -> Market:
+    def open_market(self, ticker: str, *, tick: str = "0.01", description: str = "") -> Market:
         """A manager registers the product, and its matching server and log2db are started."""
         port = free_port()
         with self.trader(manager=True) as manager:
             page = manager.page
             page.goto("/default/products")
             page.get_by_label("Name").fill(ticker)
-            page.get_by_label("Description").fill(f"Shares of {ticker}")
+            page.get_by_label("Description").fill(description or f"Shares of {ticker}")
             page.get_by_label("Unit price").fill("100.00")
             page.get_by_label("Tick").fill(tick)
             page.get_by_label("Port").fill(str(port))

@@ -5,14 +5,14 @@ import { formatPrice, formatQuantity } from "./prices.js";
 
 export class OpenTable {
   #body;
-  #count;
+  #counts;
   #cancelAll;
   #rows = new Map();
 
-  /** `onCancel(oid)` gets a row's oid, or "all". */
-  constructor({ body, count, cancelAll, onCancel }) {
+  /** `counts` are elements that say how many are open; `onCancel(oid)` gets a row's oid, or "all". */
+  constructor({ body, counts, cancelAll, onCancel }) {
     this.#body = body;
-    this.#count = count;
+    this.#counts = counts;
     this.#cancelAll = cancelAll;
     body.addEventListener("click", (event) => this.#clicked(event, onCancel));
     cancelAll.addEventListener("click", (event) => {
@@ -32,7 +32,7 @@ export class OpenTable {
     if (this.#rows.size === 0) this.#body.replaceChildren();
     for (const order of orders) this.#showOne(order);
     if (orders.length === 0) this.#body.append(emptyRow());
-    this.#count.textContent = orders.length ? String(orders.length) : "";
+    for (const count of this.#counts) count.textContent = orders.length || "";
     this.#cancelAll.hidden = orders.length === 0;
   }
 

@@ -55,11 +55,11 @@ const pointer = new Pointer({
   surface: element("overlay"), canvas, scale, aim, book,
   actions: { send: sendFromCanvas, cancel },
 });
-const ladder = new Ladder({ panel: element("book"), book, onPrice: (price) => ticket.pick(price) });
+const ladder = new Ladder({ panel: element("book"), book, onPrice: pickPrice });
 const tape = new Tape(element("tape"));
 const ticket = new Ticket({ form: element("ticket"), grid: page, book, onSend: send, onKind: chooseKind });
 const openTable = new OpenTable({
-  body: element("open-orders"), count: element("open-count"),
+  body: element("open-orders"), counts: document.querySelectorAll("[data-open-count]"),
   cancelAll: element("cancel-all"), onCancel: cancel,
 });
 const account = new Account({
@@ -167,6 +167,12 @@ function chooseKind(kind) {
   aim.choose(kind);
   element("kinds").querySelector(`[value="${kind.value}"]`).checked = true;
   ticket.choose(kind);
+}
+
+/** A price of the book goes to the ticket; on a phone that is another tab. */
+function pickPrice(price) {
+  ticket.pick(price);
+  if (element("tabs").checkVisibility()) showTab("ticket");
 }
 
 /** A click on the canvas sends at once, but the first one of a visit asks whether it may. */
@@ -347,7 +353,8 @@ function write(target, text) {
 
 element("kinds").addEventListener("change", (event) => chooseKind(kindOf(event.target.value)));
 element("tabs").addEventListener("click", (event) => {
-  if (event.target.dataset.tab) showTab(event.target.dataset.tab);
+  const tab = event.target.closest("[data-tab]");
+  if (tab) showTab(tab.dataset.tab);
 });
 element("tabs").addEventListener("keydown", moveBetweenTabs);
 element("arm").addEventListener("click", () => arm(!isArmed()));
