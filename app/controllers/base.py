@@ -33,7 +33,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 from app.controllers.markets import Markets
 from app.controllers.throttle import Throttle
 from app.controllers.transactions import Transactions
-from app.models import accounts, settings
+from app.models import accounts, menu, settings
 from app.models.accounts import User
 from app.models.db import DAL, DatabaseAway, now
 from matching import signing
@@ -470,6 +470,8 @@ class PageHandler(PlatformHandler):
             "user": self.user,
             "xsrf": self.xsrf_token.decode("ascii"),
             "path": self.request.path,
+            "menu": menu.main_menu(),
+            "account": menu.user_menu(self.user),
             "messages": self._take_messages(),
         }
         self.finish(_templates.get_template(view).render(**frame, **values))

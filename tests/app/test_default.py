@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from app.models import products
+from app.models import menu, products
 from app.models.accounts import User
 from app.models.products import Product
 from tests.app.venue import JSON, Response, Web
@@ -47,6 +47,17 @@ def test_the_front_page_shows_strangers_the_markets(web: Web, away: Product) -> 
     assert [(row["ticker"], row["state"], row["last"]) for row in listed] == [
         ("away", "away", None)
     ]
+
+
+def test_every_page_begins_with_the_menu(web: Web, trader: User) -> None:
+    link = re.compile(r'(?:href|formaction)="([^"]+)"( aria-current="page")?>([^<]+)<')
+    for user, account in ((None, menu.user_menu(None)), (trader, menu.user_menu(trader))):
+        page = web.browser(user).get("/default/about").text
+        header = page.partition('<nav class="menu"')[2].partition("</header>")[0]
+        assert link.findall(header) == [
+            (entry.url, ' aria-current="page"' if entry.label == "About" else "", entry.label)
+            for entry in [*menu.main_menu(), *account]
+        ]
 
 
 def test_traders_see_products_without_the_means_of_managers(
