@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import FloatRect, expect
 
-from tests.end_to_end.venue import DESKTOP, PHONE, Venue
+from tests.end_to_end.venue import DESKTOP, PHONE, Trader, Venue
 from tests.waiting import wait_until
 
 
@@ -202,6 +202,47 @@ def test_on_a_phone_a_tap_aims_and_a_button_sends(venue: Venue) -> None:
         page.get_by_role("tab", name="Orders").tap()
         page.get_by_role("button", name="Cancel order").tap()
         trader.wait_for_orders(0)
+
+
+def test_two_fingers_zoom_and_leave_the_aim_alone(venue: Venue) -> None:
+    market = venue.open_market("pinch")
+    with venue.trader(**PHONE) as trader:
+        trader.open_trade_page(market)
+        chart = trader.page.locator("#overlay").bounding_box()
+        assert chart is not None
+        before = trader.state("view")
+        fingers(trader, chart, [(0.4, 0.6), (0.3, 0.7), (0.2, 0.8), (0.1, 0.9)])
+        after = trader.state("view")
+        assert after["high"] - after["low"] < before["high"] - before["low"]
+        assert trader.state("aim") is None
+
+
+def test_a_finger_that_moves_sets_stop_and_limit(venue: Venue) -> None:
+    market = venue.open_market("finger")
+    with venue.trader(**PHONE) as trader:
+        trader.open_trade_page(market)
+        chart = trader.page.locator("#overlay").bounding_box()
+        assert chart is not None
+        trader.page.get_by_label("Buy stop limit").check(force=True)
+        fingers(trader, chart, [(0.5,), (0.6,), (0.7,)])
+        aim = trader.state("aim")
+        assert aim["price"] > aim["stop"] > 0
+        trader.page.get_by_role("button", name="Clear").tap()
+        assert trader.state("aim") is None
+
+
+def fingers(trader: Trader, chart: FloatRect, way: list[tuple[float, ...]]) -> None:
+    """Lay fingers on the chart, move and lift them; each is a share of the chart's width."""
+    devtools = trader.context.new_cdp_session(trader.page)
+    middle = chart["y"] + chart["height"] * 0.5
+    for index, places in enumerate(way):
+        points = [
+            {"x": chart["x"] + share * chart["width"], "y": middle, "id": finger}
+            for finger, share in enumerate(places)
+        ]
+        kind = "touchMove" if index else "touchStart"
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def test_the_ticket_checks_the_grid_and_a_refusal_says_its_sentence(venue: Venue) -> None:

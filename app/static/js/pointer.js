@@ -59,13 +59,14 @@ export class Pointer {
     this.#surface.setPointerCapture(event.pointerId);
     if (touch) this.#fingers.set(event.pointerId, x);
     if (this.#fingers.size === 2) {
-      this.#gesture = { kind: "pinch", apart: this.#fingersApart() };
+      this.#startPinch();
       return;
     }
     const mark = this.#canvas.markAt(x, y);
     if (mark) this.#gesture = { kind: "mark", mark, x, from: x };
     else if (this.#scale.inPlot(x, y)) {
-      this.#gesture = { kind: "aim" };
+      const { at, stop, by } = this.#aim;
+      this.#gesture = { kind: "aim", before: { at, stop, by } };
       this.#point(x, y, touch);
       if (this.#aim.kind.stop && !this.#aim.kind.market) this.#aim.setStop(this.#scale.price(x));
     } else if (y >= this.#scale.height && x <= this.#scale.width) {
@@ -163,6 +164,17 @@ export class Pointer {
     this.#scale.pan(x - gesture.x);
     gesture.x = x;
     this.#canvas.touch("plot", "overlay");
+  }
+
+  /** The first finger was no aim, but half a pinch. */
+  #startPinch() {
+    if (this.#gesture?.kind === "aim") {
+      const { at, stop, by } = this.#gesture.before;
+      this.#aim.move(at, by);
+      this.#aim.setStop(stop);
+      this.#freeze();
+    }
+    this.#gesture = { kind: "pinch", apart: this.#fingersApart() };
   }
 
   #pinch() {
