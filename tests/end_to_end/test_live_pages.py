@@ -58,7 +58,7 @@ def test_the_front_page_and_the_list_keep_current(venue: Venue) -> None:
             form |= {"stp": "none", "_xsrf": token}
             assert page.request.post("/default/order", form=form).ok
         expect(tile.locator("[data-cell=last]")).to_have_text("103.50")
-        expect(tile.locator("[data-cell=change]")).to_have_text("▲ 3.50 %")
+        expect(tile.locator("[data-cell=change]")).to_have_text("▲ +3.50%")
         expect(row.locator("[data-cell=last]")).to_have_text("103.50")
         expect(row.locator("[data-cell=volume]")).to_have_text("5")
 

@@ -94,12 +94,14 @@ function drawMarket(place, canvas) {
     pen.fillStyle = colour("--text");
     pen.font = "600 13px ui-monospace, monospace";
     pen.textAlign = "left";
+    pen.lineWidth = 4;
+    pen.strokeStyle = "#000";
+    pen.strokeText(`${newest.quantity} at ${formatPrice(newest.price)}`, 8, 18);
     pen.fillText(`${newest.quantity} at ${formatPrice(newest.price)}`, 8, 18);
   }
 
   const origin = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
   const feed = new Feed({
-    depth: LEVELS,
     url: `${origin}/realtime/${place.dataset.ticker}`,
     depth: LEVELS,
     onMessage(message) {

@@ -46,12 +46,12 @@ function say(place, name, text) {
   if (cell && cell.textContent !== text) cell.textContent = text;
 }
 
-function showChange(cell, { change, change_percent: percent }) {
-  if (!cell || change === null) return;
-  const falls = change.startsWith("-");
+function showChange(cell, { change_percent: percent }) {
+  if (!cell || percent === null) return;
   const span = document.createElement("span");
-  span.className = falls ? "sell" : "buy";
-  span.textContent = falls ? `▼ ${percent.slice(1)} %` : `▲ ${percent} %`;
+  const falls = percent.startsWith("-");
+  span.className = percent === "0.00" ? "dim" : falls ? "sell" : "buy";
+  span.textContent = { dim: "", sell: "▼ ", buy: "▲ +" }[span.className] + `${percent.replace("-", "−")}%`;
   if (cell.textContent.trim() !== span.textContent) cell.replaceChildren(span);
 }
 
