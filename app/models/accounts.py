@@ -106,7 +106,7 @@ def validate_registration(form: Mapping[str, str]) -> Registration:
     try:
         actual_cash = parse_price(form.get("actual_cash", "").strip())
     except ValueError:
-        errors["actual_cash"] = "Enter an amount from 0 to 999999999.9999"
+        errors["actual_cash"] = "Enter an amount from 0 to 999999999.9999, without commas"
     if errors:
         raise Invalid(errors)
     return Registration(

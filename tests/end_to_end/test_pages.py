@@ -1,6 +1,7 @@
 """Every page on a phone: nothing to scroll sideways, and nothing for the console to complain of."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.end_to_end.venue import PHONE, Market, Trader, Venue
 
@@ -74,3 +75,21 @@ def test_what_a_finger_must_hit_is_44_pixels_high(venue: Venue, market: Market) 
         for name in ("Chart", "Book", "Ticket", "Orders"):
             trader.page.get_by_role("tab", name=name).tap()
             assert (name, trader.page.evaluate(TOO_SMALL)) == (name, [])
+
+
+def test_a_form_that_came_back_begins_at_its_first_mistake(venue: Venue) -> None:
+    with venue.visitor() as visitor:
+        page = visitor.page
+        page.goto("/default/user/register")
+        for field, text in (
+            ("Username", "mistaken"),
+            ("First name", "Ada"),
+            ("Last name", "Lovelace"),
+            ("Email", "ada@example.com"),
+            ("Password", "correct horse"),
+            ("Confirm password", "battery"),
+        ):
+            page.get_by_label(field, exact=field == "Password").fill(text)
+        page.get_by_role("button", name="Sign up").click()
+        expect(page.get_by_label("Confirm password")).to_be_focused()
+        visitor.errors.clear()  # the browser itself notes the answer's status, 400
