@@ -141,6 +141,15 @@ def test_who_succeeds_has_not_failed(web: Web, trader: User) -> None:
         assert answer.status == (303 if password == "trader1" else 403)
 
 
+def test_log_ins_that_succeed_count_for_nobody_however_many_they_are() -> None:
+    counting = throttle.Throttle(clock=lambda: 0.0)
+    for number in range(2 * throttle.ADDRESS_LIMIT):
+        # One name from many addresses, then many names from one.
+        for name, address in (("trader1", f"10.0.0.{number}"), (f"trader{number}", "10.1.0.1")):
+            assert counting.seconds_to_wait(name, address) == 0
+            counting.succeeded(name, address)
+
+
 @pytest.mark.parametrize(
     ("way_on", "leads_to"),
     [
