@@ -6,17 +6,20 @@ from app.models.accounts import User
 
 
 class Link(msgspec.Struct, frozen=True):
+    """`pages`: the functions under which it is marked as where one is."""
+
     label: str
     url: str
+    pages: tuple[str, ...] = ()
     post: bool = False
 
 
 def main_menu() -> list[Link]:
     """Index, Products, About."""
     return [
-        Link("Index", "/default/index"),
-        Link("Products", "/default/products"),
-        Link("About", "/default/about"),
+        Link("Index", "/default/index", ("index",)),
+        Link("Products", "/default/products", ("products", "trade", "pandl", "edit_product")),
+        Link("About", "/default/about", ("about",)),
     ]
 
 

@@ -60,6 +60,20 @@ def test_every_page_begins_with_the_menu(web: Web, trader: User) -> None:
         ]
 
 
+def test_the_menu_marks_where_one_is(web: Web, trader: User, away: Product) -> None:
+    browser = web.browser(trader)
+    for path, marked in (
+        ("/", ("page", "Index")),
+        ("/default/index", ("page", "Index")),
+        ("/default/products.html", ("page", "Products")),
+        (f"/default/trade/{away.id}", ("true", "Products")),
+        (f"/default/pandl/{away.id}", ("true", "Products")),
+        ("/default/nowhere", None),
+    ):
+        found = re.search(r'aria-current="(\w+)">(\w+)<', browser.get(path).text)
+        assert (path, found and found.groups()) == (path, marked)
+
+
 def test_traders_see_products_without_the_means_of_managers(
     web: Web, trader: User, away: Product
 ) -> None:
