@@ -251,7 +251,8 @@ class BookSide:
         self._changed.add(level.key)
 
     def level(self, price: int) -> Level | None:
-        return self._levels.get(price * self._sign)
+        level: Level | None = self._levels.get(price * self._sign)
+        return level
 
     def __len__(self) -> int:
         """The number of price levels."""
