@@ -31,8 +31,8 @@ from matching.exits import ExitCode, Fatal
 from matching.pidfile import pidfile
 
 EPILOG = """\
-exit codes: 0 stopped by a signal, 2 usage, 69 the port is taken or the database away, 78 var/, the
-key or the database's address is not good
+exit codes: 0 stopped by a signal, 2 usage, 69 the port is taken or the database away, 75 the
+database's file is none, 78 var/, the key or the database's address is not good
 
 examples:
   emte-web                                      the platform at http://127.0.0.1:8000/

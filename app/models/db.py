@@ -91,7 +91,8 @@ def migrate(uri: str, var: Var) -> None:
 def open_database(uri: str) -> DAL:
     """The database, with its tables defined; every thread that uses it has its own connection.
 
-    Fatal (78) for a uri that is neither SQLite's nor PostgreSQL's, or without the driver.
+    Fatal (78) for a uri that is neither SQLite's nor PostgreSQL's, or without the driver. A SQLite
+    file that is not there is DatabaseAway: only `migrate` makes one.
     """
     db = _connect(uri, migrate=False)
     tables.define(db)
@@ -176,7 +177,10 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
     adapter_args = {"migrator": InDBMigrator, "logfile": None}
     driver_args: dict[str, object] = {}
     if separator and scheme == "sqlite":
-        uri = f"sqlite://{os.path.abspath(rest)}"
+        path = os.path.abspath(rest)
+        if not migrate and not os.path.exists(path):
+            raise DatabaseAway(f"{path} does not exist")  # SQLite would make an empty one
+        uri = f"sqlite://{path}"
         driver_args = {"isolation_level": None, "timeout": BUSY_SECONDS}
     elif separator and scheme in ("postgres", "postgresql"):
         uri = f"postgres://{rest}"
@@ -210,9 +214,15 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
 
 
 def _prepare_connection(adapter: Any) -> None:
-    if adapter.dbengine == "sqlite":
+    if adapter.dbengine != "sqlite":
+        return
+    try:
         adapter.execute("PRAGMA journal_mode=WAL")
         adapter.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise Fatal(ExitCode.DISK, f"{adapter.dbpath}: {error}") from error
 
 
 @contextmanager

@@ -343,6 +343,11 @@ def test_verify_says_ok_or_each_difference_by_its_exit_code_too(
     [
         (("--verify", "intc"), 75, "the database has not followed this journal"),
         (("--verify", "gs"), 75, "No such file or directory"),
+        (
+            ("--verify", "intc", "--database", "sqlite://nowhere.db"),
+            69,
+            "nowhere.db does not exist",
+        ),
         (("-A", "../etc"), 2, "'../etc' is not a ticker"),
         (("-A", "all"), 2, "'all' is not a ticker"),
         ((), 2, "one of the arguments -A/--ticker --verify is required"),

@@ -259,7 +259,24 @@ def test_a_database_copied_elsewhere_is_known_there(db: DAL, tmp_path: Path) -> 
     close(copy)
 
 
+def test_who_only_opens_makes_no_database(var: Var) -> None:
+    with pytest.raises(DatabaseAway, match=f"{var.database_file} does not exist"):
+        open_database(uri_of(var))
+    assert not var.database_file.exists()
+
+
+def test_a_file_that_is_no_database_ends_the_process_with_one_line(var: Var) -> None:
+    var.database_file.write_text("a shopping list\n" * 100)
+    with pytest.raises(Fatal, match=f"{var.database_file}: file is not a database") as raised:
+        migrate(uri_of(var), var)
+    assert raised.value.code == ExitCode.DISK
+    db = open_database(uri_of(var))
+    with pytest.raises(Fatal, match="not a database"), transaction(db):
+        pass
+
+
 def test_who_only_opens_changes_no_schema(var: Var) -> None:
+    var.database_file.touch()
     db = open_database(uri_of(var))
     with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
         rows(db, "SELECT * FROM product")
