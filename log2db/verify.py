@@ -224,10 +224,6 @@ def _differences(db: DAL, header: Header, books: _Books) -> Iterable[str]:
                 yield f"{what}: not in the journal"
             else:
                 yield from _unequal(what, fields, stored[of], expected[of])
-    for name, position in (("shares", 0), ("cash", 2)):
-        total = sum(values[position] for values in books.positions.values())
-        if total:
-            yield f"{header.ticker}: {name} of all owners add up to {total}, not to 0"
 
 
 def _unequal(
