@@ -1,12 +1,19 @@
 """The web server as a process: how it starts, says what is wrong, and ends."""
 
+import os
+import signal
 import socket
+import sqlite3
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 from matching.config import Var
+from tests.app.venue import JSON, Browser, running_match
 from tests.processes import Process, running
-from tests.waiting import free_port
+from tests.waiting import free_port, wait_until
 
 MODULE = ("-m", "app.webserver")
 
@@ -74,6 +81,45 @@ def test_a_host_that_is_not_ours_is_one_line_and_69(tmp_path: Path) -> None:
     with running(*MODULE, *arguments, var=tmp_path) as server:
         assert server.wait() == 69
         assert len(server.lines) == 1
+
+
+def test_an_order_that_is_on_its_way_is_answered_before_the_server_ends(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        running_match(Var(tmp_path), "intc", port) as exchange,
+        running(*MODULE, "--port", "0", var=tmp_path) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        # All that a browser asks of its web server is the port.
+        site = SimpleNamespace(port=urlsplit(started(server)).port)
+        browser = Browser(site)  # type: ignore[arg-type]
+        account = dict.fromkeys(("first_name", "last_name", "password", "password_two"), "boss")
+        account |= {"username": "boss", "email": "a@b.c", "manager": "on", "actual_cash": "1000"}
+        assert browser.post("/default/user/register", account).status == 303
+        form = {"name": "intc", "unit_price": "100", "port": port, "active": "on"}
+        assert browser.post("/default/products", form).status == 303
+        server.wait_for_line("market intc: live")
+        asked = {"product": 1, "type": "buy", "quantity": 1, "price": "50", "id": "web-1"}
+        wait_until(
+            lambda: browser.post("/default/order", asked, JSON).status == 200, "the line to be up"
+        )
+        os.kill(exchange.pid, signal.SIGSTOP)
+        answer = pool.submit(browser.post, "/default/order", {**asked, "id": "web-2"}, JSON)
+        database = sqlite3.connect(Var(tmp_path).database_file)
+        state = "SELECT state FROM order_intent WHERE client_id = 'web-2'"
+        wait_until(lambda: database.execute(state).fetchall(), "the order to be on its way")
+        ended = pool.submit(server.terminate)
+        wait_until(lambda: not listens(site.port), "the server to be stopping")
+        os.kill(exchange.pid, signal.SIGCONT)
+        assert answer.result().json()["status"] == "open"
+        assert ended.result() == 0
+        assert database.execute(state).fetchall() == [("accepted",)]
+        database.close()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_several_start_at_once_on_one_new_database(tmp_path: Path) -> None:
