@@ -139,7 +139,7 @@ async def edit_product(request: Request, key: int) -> Result:
 
 @expose(Audience.TRADERS, view="default/trade.html")
 def trade(db: DAL, request: Request, key: int) -> Result:
-    """The canvas and the plain order form; all else on it comes by the live feed."""
+    """The canvas and the plain order form; what else is on it is kept current by the live feed."""
     product = _known(catalog.get(db, key), key)
     if not product.active:
         raise Problem(404, "not_found", f"{product.name} is not traded at present")
@@ -155,7 +155,18 @@ def trade(db: DAL, request: Request, key: int) -> Result:
         "xsrf": request.xsrf,
     }
     orders = [_open_order(order) for order in portfolio.open_orders(db, owner, product.name)]
-    return {"page": page, "orders": orders, "order_id": new_order_id()}
+    market = request.platform.markets.get(key)
+    quote = market.quote() if market else None
+    standing, _ = _valued(db, owner, product, quote.last if quote else None, rows=0)
+    return {
+        "page": page,
+        "orders": orders,
+        "order_id": new_order_id(),
+        "quote": _quote(quote),
+        "phase": _state(product, quote),
+        **_standing(standing),
+        "profit": format_price(standing.realised + standing.unrealised),
+    }
 
 
 @expose(Audience.TRADERS, view="default/pandl.html", table="rows")
