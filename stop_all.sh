@@ -64,7 +64,7 @@ is_ours() {
     case "$2" in
         serve) module=scripts.serve script=serve.py command=emte-serve ;;
         demo) module=scripts.demo script=demo.py command=emte-demo ;;
-        web) module=app.webserver script=webserver.py command=emte-web ;;
+        web | web-*) module=app.webserver script=webserver.py command=emte-web ;;
         match-*) module=matching.matchingserver script=matchingserver.py command=emte-match ;;
         log2db-*) module=log2db script=log2db command=emte-log2db ;;
         robot-*) module=robot.robot_trader script=robot_trader.py command=emte-robot ;;
@@ -142,7 +142,7 @@ stop() {
 
 stop 40 serve demo
 stop 5 'robot-*'
-stop 5 web
+stop 5 web 'web-*'
 stop 5 'match-*'
 stop 5 'log2db-*'
 

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from app.routes import routes
 from matching import config, exits
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
-from matching.pidfile import pidfile
+from matching.pidfile import pidfile, read_pid
 
 EPILOG = """\
 exit codes: 0 stopped by a signal, 2 usage, 69 the port is taken or the database away, 75 the
@@ -112,10 +113,24 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with pidfile(var.run_dir, "web"):
-        bound_port = sockets[0].getsockname()[1]
+    bound_port = sockets[0].getsockname()[1]
+    with pidfile(var.run_dir, _pid_name(var, bound_port)):
         print(f"webserver: listening on http://{host}:{bound_port}/", flush=True)
         await serve(platform, sockets, stop)
+
+
+def _pid_name(var: Var, port: int) -> str:
+    """`web`; a further web server in the same var/ adds its port, so that each can be found."""
+    holder = read_pid(var.run_dir / "web.pid")
+    if holder is None:
+        return "web"
+    try:
+        os.kill(holder, 0)
+    except ProcessLookupError:
+        return "web"
+    except PermissionError:  # another user's, but there
+        pass
+    return f"web-{port}"
 
 
 def bind(port: int, host: str) -> list[socket.socket]:

@@ -75,6 +75,21 @@ def test_a_running_process_is_stopped_and_named(var: Path) -> None:
     assert list((var / "run").glob("*.pid")) == []
 
 
+def test_all_web_servers_of_a_var_are_stopped(var: Path) -> None:
+    arguments = ("-m", "app.webserver", "--port", "0")
+    with running(*arguments, var=var) as one:
+        port_of_one = one.wait_for_line(r"listening on \S+:(\d+)/")[1]
+        with running(*arguments, var=var) as two:
+            port_of_two = two.wait_for_line(r"listening on \S+:(\d+)/")[1]
+            assert port_of_one != port_of_two
+            assert sorted(_stop_all(var).stdout.splitlines()) == [
+                f"stopped web (pid {one.pid})",
+                f"stopped web-{port_of_two} (pid {two.pid})",
+            ]
+            assert (one.wait(), two.wait()) == (0, 0)
+    assert list((var / "run").glob("*.pid")) == []
+
+
 @pytest.mark.parametrize("form", ["script in its folder", "console command"])
 def test_a_process_is_known_in_each_form_it_can_be_started_in(var: Path, form: str) -> None:
     command = {
