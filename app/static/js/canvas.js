@@ -12,7 +12,8 @@ import { drawPlot } from "./plot.js";
 
 const NEAREST_LEVELS = 40; // of each side: what a fitting view shows
 const LONGEST_STEP_MS = 50; // a frame that came late does not make the view leap
-const LEAST_STEP_PIXELS = 1; // a view that glides slower than the eye sees is not drawn every frame
+const LEAST_STEP_PIXELS = 1; // a view that glides slower than the eye sees is not drawn every frame,
+const GLIDE_MS = 30; // nor looked at that often
 const FRAMES_KEPT = 240;
 
 export class Canvas {
@@ -25,6 +26,7 @@ export class Canvas {
   #lastFrame = 0;
   #fitted = false;
   #drawn = null; // the view that the plot shows
+  #glide = 0; // the timer of a slow one's next look
   #isOverlayBlank = false;
   #marks = [];
   #coarse = matchMedia("(pointer: coarse), (max-width: 700px)");
@@ -121,7 +123,8 @@ export class Canvas {
     if (this.#dirty.has("plot")) this.#drawn = scale.view;
     for (const name of this.#dirty) this.#timed(name);
     this.#dirty.clear();
-    if (moving) this.#schedule();
+    clearTimeout(this.#glide);
+    if (moving) this.#glide = setTimeout(() => this.#schedule(), moved < LEAST_STEP_PIXELS ? GLIDE_MS : 0);
   }
 
   #timed(name) {
