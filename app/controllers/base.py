@@ -11,6 +11,7 @@ row. It may return a Redirect, and raise a Problem, an answer with a code and a 
 
 import csv
 import dataclasses
+import hashlib
 import inspect
 import io
 import json
@@ -48,9 +49,6 @@ HOME = "/default/products"
 LOGIN = "/default/user/login"
 
 SECONDS_A_DAY = 24 * 3600
-# Browsers share cookies between all ports of a host: plain names would clash with other programs'.
-SESSION_COOKIE = "emte_session"
-MESSAGE_COOKIE = "emte_message"
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -116,6 +114,11 @@ class Platform:
 
     def __init__(self, database_uri: str, *, venue_key: str) -> None:
         self.session_secret = signing.web_session_secret(venue_key)
+        # Browsers share cookies between all ports of a host: without its mark, a venue would log
+        # out whoever is logged in at another one there.
+        mark = hashlib.sha256(self.session_secret.encode("ascii")).hexdigest()[:8]
+        self.session_cookie = f"emte_session_{mark}"
+        self.message_cookie = f"emte_message_{mark}"
         self.transactions = Transactions(database_uri)
         self.markets = Markets(venue_key)
         self.throttle = Throttle()
@@ -240,6 +243,8 @@ _templates.filters["sparkline"] = sparkline
 class PlatformHandler(RequestHandler):
     """What every answer of the platform has: headers, and cookies out of scripts' reach."""
 
+    platform: Platform
+
     def set_default_headers(self) -> None:
         for name, value in SECURITY_HEADERS.items():
             self.set_header(name, value)
@@ -269,7 +274,9 @@ class PlatformHandler(RequestHandler):
     @property
     def session(self) -> str:
         """The token that the session's cookie holds; "" if there is none of ours."""
-        return (self.get_signed_cookie(SESSION_COOKIE) or b"").decode("ascii", "replace")
+        return (self.get_signed_cookie(self.platform.session_cookie) or b"").decode(
+            "ascii", "replace"
+        )
 
 
 @stream_request_body
@@ -445,15 +452,17 @@ class PageHandler(PlatformHandler):
             self._show_html(self.page.view, answer.values)
 
     def _lead_on(self, redirect: Redirect) -> None:
+        cookie = self.platform.session_cookie
         if redirect.session is not None:
             if redirect.session:
                 days = settings.SESSION_SECONDS / SECONDS_A_DAY
-                self.set_signed_cookie(SESSION_COOKIE, redirect.session, expires_days=days)
+                self.set_signed_cookie(cookie, redirect.session, expires_days=days)
             else:
-                self.clear_cookie(SESSION_COOKIE)
+                self.clear_cookie(cookie)
         if redirect.message:
             message = {"text": redirect.message[:500], "error": redirect.is_error}
-            self.set_signed_cookie(MESSAGE_COOKIE, json.dumps(message), expires_days=None)
+            name = self.platform.message_cookie
+            self.set_signed_cookie(name, json.dumps(message), expires_days=None)
         self.redirect(redirect.location, status=303)
 
     def _show_json(self, values: Mapping[str, Any]) -> None:
@@ -478,10 +487,10 @@ class PageHandler(PlatformHandler):
 
     def _take_messages(self) -> list[dict[str, str]]:
         """What a redirect wanted said on this page; said once."""
-        cookie = self.get_signed_cookie(MESSAGE_COOKIE)
+        cookie = self.get_signed_cookie(self.platform.message_cookie)
         if cookie is None:
             return []
-        self.clear_cookie(MESSAGE_COOKIE)
+        self.clear_cookie(self.platform.message_cookie)
         message = json.loads(cookie)
         return [{"kind": "error" if message["error"] else "flash", "text": message["text"]}]
 

@@ -1,12 +1,14 @@
 """Sign-up, log-in and log-out as a browser does them."""
 
+from pathlib import Path
+
 import pytest
 
 from app.controllers import throttle
 from app.models import accounts
 from app.models.accounts import User
 from app.models.products import Product
-from tests.app.venue import FEW_ROUNDS, JSON, Web
+from tests.app.venue import FEW_ROUNDS, JSON, Web, running_web
 
 LOGIN = "/default/user/login"
 REGISTER = "/default/user/register"
@@ -28,7 +30,9 @@ def _quick_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The policy's 600,000 rounds are tested with the models; here they would only take time."""
     hash_password, check_password = accounts.hash_password, accounts.check_password
     monkeypatch.setattr(
-        accounts, "hash_password", lambda password: hash_password(password, rounds=FEW_ROUNDS)
+        accounts,
+        "hash_password",
+        lambda password, rounds=FEW_ROUNDS: hash_password(password, rounds=FEW_ROUNDS),
     )
     monkeypatch.setattr(
         accounts,
@@ -120,7 +124,7 @@ def test_a_failed_log_in_does_not_tell_what_was_wrong(web: Web, trader: User) ->
     ]
     assert {answer.status for answer in wrong} == {403}
     assert {answer.json()["error"] for answer in wrong} == {accounts.LOGIN_FAILED}
-    assert all("emte_session=" not in answer.headers.get("set-cookie", "") for answer in wrong)
+    assert all("emte_session" not in answer.headers.get("set-cookie", "") for answer in wrong)
 
 
 def test_many_failed_log_ins_have_to_wait_and_others_do_not(web: Web, trader: User) -> None:
@@ -186,21 +190,21 @@ def test_who_is_logged_in_is_led_past_the_log_in(web: Web, trader: User) -> None
 
 def test_a_log_in_ends_the_browsers_session_before(web: Web, trader: User) -> None:
     browser = web.browser(trader)
-    before = browser.cookies["emte_session"]
+    before = browser.session
     browser.post(LOGIN, {"username": "trader1", "password": "trader1"})
-    assert browser.cookies["emte_session"] != before
-    browser.cookies["emte_session"] = before
+    assert browser.session != before
+    browser.session = before
     assert browser.get(PRODUCTS).status == 303
 
 
 def test_logging_out_ends_the_session_on_the_server_too(web: Web, trader: User) -> None:
     browser = web.browser(trader)
-    cookie = browser.cookies["emte_session"]
+    cookie = browser.session
     answer = browser.post("/default/user/logout")
     assert (answer.status, answer.headers["location"]) == (303, "/default/index")
-    assert "emte_session" not in browser.cookies
+    assert not browser.session
     assert "You are logged out" in browser.get("/default/index").text
-    browser.cookies["emte_session"] = cookie
+    browser.session = cookie
     assert browser.get(PRODUCTS).status == 303
 
 
@@ -208,6 +212,21 @@ def test_another_browser_stays_logged_in(web: Web, trader: User) -> None:
     one, other = web.browser(trader), web.browser(trader)
     one.post("/default/user/logout")
     assert other.get(PRODUCTS).status == 200
+
+
+def test_venues_on_one_host_do_not_log_each_other_out(
+    web: Web, trader: User, tmp_path: Path
+) -> None:
+    with running_web(tmp_path) as elsewhere:
+        here, there = web.browser(trader), elsewhere.browser(elsewhere.add_user("trader1"))
+        here.cookies |= there.cookies
+        there.cookies = here.cookies  # one person's, who visits both: cookies know no ports
+        for browser in (here, there):
+            assert browser.get(PRODUCTS).status == 200
+        assert there.post("/default/user/logout").status == 303
+        assert "You are logged out" not in here.get(PRODUCTS).text
+        assert here.get(PRODUCTS).status == 200
+        assert there.get(PRODUCTS).status == 303
 
 
 def test_a_session_of_an_expired_log_in_is_a_strangers(web: Web, trader: User) -> None:

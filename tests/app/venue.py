@@ -64,6 +64,15 @@ class Browser:
         self.web = web
         self.cookies: dict[str, str] = {}
 
+    @property
+    def session(self) -> str:
+        """The cookie of the log-in; "" without one."""
+        return self.cookies.get(self.web.platform.session_cookie, "")
+
+    @session.setter
+    def session(self, cookie: str) -> None:
+        self.cookies[self.web.platform.session_cookie] = cookie
+
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Response:
         return self.request("GET", path, headers=headers)
 
@@ -191,8 +200,9 @@ class Web:
                 credentials = Credentials(owner=user.id, password_hash="")
                 token = accounts.login(db, credentials, PasswordCheck(right=True), at=now())
             assert token is not None
-            cookie = create_signed_value(self.platform.session_secret, "emte_session", token)
-            browser.cookies["emte_session"] = cookie.decode("ascii")
+            name = self.platform.session_cookie
+            cookie = create_signed_value(self.platform.session_secret, name, token)
+            browser.session = cookie.decode("ascii")
         return browser
 
     def wait_until_live(self, product: Product) -> None:
