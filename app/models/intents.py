@@ -23,8 +23,9 @@ from pydal import DAL
 
 from app.models import portfolio
 from app.models.db import execute, insert, lock_account, rows
-from app.models.portfolio import OPEN_INTENTS, Position, Working
+from app.models.portfolio import Position, Working
 from app.models.products import Product
+from app.models.tables import OPEN_INTENTS, WITHOUT_ROW
 from matching.order import (
     MAX_ORDER_VALUE,
     NewOrder,
@@ -39,6 +40,9 @@ Levels = Sequence[tuple[int, int]]
 
 TS_WINDOW = 5_000_000
 """A command is taken while its `ts` is so near to the server's clock, in µs (PROTOCOL §2)."""
+
+UNSEEN_ROUND = 100
+"""So many accepted orders without a row are asked about at once: log2db may be far behind."""
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,36}", re.ASCII)
 
@@ -56,7 +60,7 @@ class State(StrEnum):
     ACCEPTED = "accepted"  # the matching server has the order
     JOURNALED = "journaled"  # the database has its row, which counts from now on
     REJECTED = "rejected"  # the matching server answered with an error: the cash is free again
-    NEVER = "never"  # it never got there, and never will: the cash is free again
+    NEVER = "never"  # no journal has it, and none ever will: the cash is free again
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,19 +194,43 @@ def unresolved(db: DAL, *, older_than: int) -> list[Intent]:
     return [_intent(row) for row in found]
 
 
+def unseen(db: DAL, tickers: Sequence[str], *, older_than: int) -> list[Intent]:
+    """Accepted intents of which log2db has written no row, nor the reconciler asked, of late.
+
+    Almost always log2db is on its way to the row; but a journal may be lost before it was read. At
+    most UNSEEN_ROUND, those that were asked about longest ago first.
+    """
+    if not tickers:
+        return []
+    marks = ", ".join("?" for _ in tickers)
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM order_intent i WHERE state = 'accepted' AND modified_on < ?"
+        f" AND ticker IN ({marks}) AND {WITHOUT_ROW} ORDER BY modified_on, id LIMIT ?",
+        older_than,
+        *tickers,
+        UNSEEN_ROUND,
+    )
+    return [_intent(row) for row in found]
+
+
 def resolve(
     db: DAL, intent: Intent, *, found_oid: int | None, seq: int, asked_at: int, at: int
 ) -> State:
-    """What the matching server's `find` makes of an intent without an outcome; its new state.
+    """What the matching server's `find` makes of an intent that has no row; its new state.
 
     `found_oid` None: `order_not_found`, which carried `seq`; `asked_at` is when it was asked (µs).
     PROTOCOL §4: that, asked past ts + 5 s, means never once log2db's seq has reached the reply's
-    and the database has no row with the id. Until then it stays unknown: ask again. An outcome that
-    became known since `intent` was read, or another sending under its id, is left as it is.
+    and the database has no row with the id. Until then it is unknown: ask again. The same holds for
+    an order that was accepted into a journal which is no more. An outcome that became known since
+    `intent` was read, or another sending under its id, is left as it is.
     """
     stored = get(db, intent.owner, intent.ticker, intent.client_id)
     assert stored is not None
-    is_open = stored.state in (State.RESERVED, State.UNKNOWN)
+    # Accepted after `find` was asked is no contradiction to "not found": only before it.
+    is_open = stored.state in (State.RESERVED, State.UNKNOWN) or (
+        stored.state is State.ACCEPTED is intent.state
+    )
     if not is_open or stored.command.ts != intent.command.ts:
         return stored.state
     row = rows(

@@ -17,7 +17,7 @@ from pydal import DAL
 
 from app.models.db import rows
 from app.models.products import Product
-from app.models.tables import OPEN_STATUSES
+from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
 from matching.order import Side
 
 PANDL_ROWS = 500
@@ -25,9 +25,6 @@ PANDL_ROWS = 500
 
 FEE_SCALE = 100_000_000
 """Fees are in ten-thousandths of a basis point: so many of them are the whole value."""
-
-OPEN_INTENTS = "('reserved', 'unknown', 'accepted')"
-"""The states of intents that may become, or already are, an order."""
 
 
 class Cash(msgspec.Struct, frozen=True):
@@ -202,10 +199,7 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
         for ticker, side, quantity, price in rows(
             db,
             "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price FROM order_intent i"
-            f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND NOT EXISTS"
-            " (SELECT 1 FROM buy_sell_order o WHERE o.created_by = i.owner"
-            " AND o.ticker = i.ticker AND o.client_id = i.client_id AND o.client_id <> '')"
-            " ORDER BY i.id",
+            f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW} ORDER BY i.id",
             owner,
         )
     ]

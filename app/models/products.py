@@ -12,7 +12,8 @@ from pydal import DAL
 
 from app.models.accounts import User
 from app.models.db import Invalid, Taken, execute, insert, rows
-from matching.order import TICKER, format_price, parse_price
+from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
+from matching.order import HOUSE, TICKER, format_price, parse_price
 
 DEFAULT_PRICE = 1_000_000
 DEFAULT_TICK = 100
@@ -66,6 +67,12 @@ class Product(ProductForm, frozen=True):
 
 _FIELDS = ProductForm.__struct_fields__
 _COLUMNS = ", ".join((*_FIELDS, "id"))
+
+_OPEN_INTENT = (
+    "EXISTS (SELECT 1 FROM order_intent i WHERE i.ticker = product.name"
+    f" AND i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW})"
+)
+"""Whether an order may have been sent to a product of which the database has no row yet."""
 
 
 def validate(form: Mapping[str, str]) -> ProductForm:
@@ -127,7 +134,8 @@ def register(db: DAL, form: ProductForm, *, by: User, at: int) -> Product:
 def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Product:
     """Change a product. PermissionError: not a manager; LookupError: no such product.
 
-    Invalid: name or port is taken, or something that its journal has fixed would change.
+    Invalid: name or port is taken, something that its journal has fixed would change, or its name
+    would while orders are on their way to it: under another name nobody could ask about them.
     """
     _require_manager(by)
     old = get(db, product)
@@ -138,6 +146,9 @@ def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Prod
         changed = [field for field in fixed if getattr(form, field) != getattr(old, field)]
         if changed:
             raise Invalid(dict.fromkeys(changed, "Its journal has begun: this cannot change"))
+    if form.name != old.name and has_open_intents(db, product):
+        sentence = "Orders of it are on their way: another name has to wait until they are settled"
+        raise Invalid({"name": sentence})
     _require_free(db, form, product=product)
     assignments = ", ".join(f"{field} = ?" for field in (*_FIELDS, "modified_on", "modified_by"))
     values = [_sql_value(value) for value in msgspec.structs.astuple(form)]
@@ -164,9 +175,30 @@ def every(db: DAL, *, active_only: bool = False) -> list[Product]:
     return [_product(row) for row in found]
 
 
+def served(db: DAL) -> list[Product]:
+    """The products whose matching servers are needed, by name: the active ones, and those where
+    orders of traders are still open, or may be, so that they can be canceled and found out about.
+    """
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM product WHERE active = 'T' OR EXISTS"
+        " (SELECT 1 FROM buy_sell_order o JOIN log_position l"
+        " ON l.ticker = o.ticker AND l.lineage = o.lineage"
+        f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+        f" AND o.created_by <> ?) OR {_OPEN_INTENT} ORDER BY name",
+        HOUSE,
+    )
+    return [_product(row) for row in found]
+
+
 def has_traded(db: DAL, name: str) -> bool:
     """Whether log2db has seen a journal of this ticker."""
     return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ?", name))
+
+
+def has_open_intents(db: DAL, product: int) -> bool:
+    """Whether orders may have been sent to the product of which the database has no row yet."""
+    return bool(rows(db, f"SELECT id FROM product WHERE id = ? AND {_OPEN_INTENT}", product))
 
 
 def urls(port: int, *, host: str = "127.0.0.1") -> dict[str, str]:

@@ -40,6 +40,15 @@ At most one lineage of a ticker is open; everything about a trader is found by a
 OPEN_STATUSES = "('open', 'partially_filled', 'pending_stop')"
 """The statuses of orders that still work, as SQL, word for word as in the index `order_open`."""
 
+OPEN_INTENTS = "('reserved', 'unknown', 'accepted')"
+"""The states of intents that may become, or already are, an order."""
+
+WITHOUT_ROW = (
+    "NOT EXISTS (SELECT 1 FROM buy_sell_order o WHERE o.created_by = i.owner"
+    " AND o.ticker = i.ticker AND o.client_id = i.client_id AND o.client_id <> '')"
+)
+"""Whether log2db has not written the row of intent `i` yet, as SQL."""
+
 
 def define(db: DAL) -> None:
     """Define every table on `db`; whether that creates or changes them is `db`'s own setting."""

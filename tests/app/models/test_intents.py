@@ -451,3 +451,45 @@ def test_an_order_that_never_got_there_may_be_sent_again(db: DAL, alice: int) ->
     with transaction(db, write=True):
         intents.resolve(db, intent, found_oid=None, seq=10, asked_at=SENT + 9_000_000, at=SENT)
     assert _reserve(db, alice, _request("buy 2@50")).fresh
+
+
+def test_an_accepted_order_without_a_row_is_asked_about_now_and_then(db: DAL, alice: int) -> None:
+    accepted = _reserve(db, alice, _request("buy 1@50"))
+    _reserve(db, alice, _request("buy 1@50", "web-2"))
+    with transaction(db, write=True):
+        intents.accepted(db, accepted.id, oid=1, at=SENT)
+
+    def unseen(*tickers: str, older_than: int = SENT + 1) -> list[int]:
+        with transaction(db):
+            found = intents.unseen(db, tickers, older_than=older_than)
+        return [intent.id for intent in found]
+
+    assert unseen("gs", "intc") == [accepted.id]
+    assert unseen("gs") == unseen() == []
+    assert unseen("intc", older_than=SENT) == []
+    with transaction(db, write=True):
+        known = intents.get(db, alice, "intc", "web-1")
+        assert known is not None
+        intents.resolve(db, known, found_oid=1, seq=9, asked_at=SENT + 9, at=SENT + 9)
+    assert unseen("intc") == [], "it has just been asked about"
+
+
+def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(db: DAL, alice: int) -> None:
+    intent = _reserve(db, alice, _request("buy 2@50"))
+    later = SENT + 60_000_000
+
+    def resolve(known: Intent, seq: int) -> State:
+        with transaction(db, write=True):
+            return intents.resolve(db, known, found_oid=None, seq=seq, asked_at=later, at=later)
+
+    with transaction(db, write=True):
+        intents.accepted(db, intent.id, oid=1, at=SENT)
+        accepted = intents.get(db, alice, "intc", "web-1")
+    assert accepted is not None
+    assert resolve(intent, 10) is State.ACCEPTED, "the answer came after `find` was asked"
+    assert resolve(accepted, 11) is State.UNKNOWN, "log2db has not come so far"
+    assert _available(db, alice) == "900.00"
+    with transaction(db, write=True):
+        execute(db, "UPDATE log_position SET seq = 11")
+    assert resolve(accepted, 11) is State.NEVER
+    assert _available(db, alice) == "1000.00"

@@ -4,7 +4,7 @@ import pytest
 
 from app.models import products
 from app.models.accounts import User
-from app.models.db import DAL, Invalid, insert, rows, transaction
+from app.models.db import DAL, Invalid, execute, insert, rows, transaction
 from app.models.products import Product
 from tests.database import add_user
 
@@ -236,6 +236,75 @@ def test_what_the_journal_has_fixed_cannot_be_edited_once_it_has_begun(
         _edit(db, product.id, manager, name="g", unit_price="106", tick="0.02", lot="5")
     assert set(raised.value.errors) == {"name", "unit_price", "tick", "lot"}
     assert _edit(db, product.id, manager, description="still editable").name == "gs"
+
+
+def _intent(db: DAL, owner: int, *, state: str, ticker: str = "gs") -> None:
+    with transaction(db, write=True):
+        insert(
+            db,
+            "order_intent",
+            owner=owner,
+            ticker=ticker,
+            client_id=f"web-{state}",
+            request="{}",
+            buy_sell="buy",
+            tif="gtc",
+            stp="taker",
+            state=state,
+        )
+
+
+def _order(db: DAL, owner: int, *, status: str, client_id: str = "") -> None:
+    with transaction(db, write=True):
+        fields = {"buy_sell": "buy", "tif": "gtc", "stp": "taker"}
+        key = {"ticker": "gs", "lineage": "a", "created_by": owner}
+        oid = len(rows(db, "SELECT id FROM buy_sell_order")) + 1
+        insert(db, "buy_sell_order", **key, **fields, oid=oid, status=status, client_id=client_id)
+
+
+@pytest.mark.parametrize("state", ["reserved", "unknown", "accepted"])
+def test_a_product_keeps_its_name_while_orders_are_on_their_way(
+    db: DAL, manager: User, state: str
+) -> None:
+    product = _register(db, manager)
+    _intent(db, manager.id, state="rejected")
+    _intent(db, manager.id, state=state, ticker="other")
+    assert _edit(db, product.id, manager, name="gs2").name == "gs2"
+    _edit(db, product.id, manager)
+    _intent(db, manager.id, state=state)
+    with pytest.raises(Invalid) as raised:
+        _edit(db, product.id, manager, name="gs2")
+    assert set(raised.value.errors) == {"name"}
+    assert _edit(db, product.id, manager, description="still editable").name == "gs"
+
+
+def test_an_inactive_product_is_served_while_orders_of_traders_are_open(
+    db: DAL, manager: User
+) -> None:
+    product = _register(db, manager)
+    with transaction(db, write=True):
+        insert(db, "log_position", ticker="gs", lineage="a", h="")
+
+    def is_served() -> bool:
+        with transaction(db):
+            return [each.id for each in products.served(db)] == [product.id]
+
+    assert is_served(), "it is active"
+    _edit(db, product.id, manager, active="")
+    assert not is_served()
+    _order(db, 0, status="open")  # the house's
+    _order(db, 7, status="filled")
+    _order(db, 7, status="canceled")
+    assert not is_served()
+    _intent(db, manager.id, state="accepted")
+    assert is_served(), "its order may be open"
+    _order(db, manager.id, status="canceled", client_id="web-accepted")
+    assert not is_served(), "its row says that it is not"
+    _order(db, 7, status="pending_stop")
+    assert is_served()
+    with transaction(db, write=True):
+        execute(db, "UPDATE log_position SET closed = 'T'")
+    assert not is_served(), "what belongs to a closed journal is open no more"
 
 
 @pytest.mark.parametrize(
