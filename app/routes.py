@@ -9,7 +9,7 @@ from pathlib import Path
 from tornado.routing import URLSpec
 from tornado.web import RedirectHandler
 
-from app.controllers import default, orders, user
+from app.controllers import default, orders, phases, user
 from app.controllers.base import Page, PageHandler, Platform
 from app.controllers.health import FileHandler, LiveHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
@@ -29,6 +29,7 @@ PAGES: dict[str, Page] = {
     "/default/pandl/ID": default.pandl,
     "/default/order": orders.order,
     "/default/delete": orders.delete,
+    "/default/phase": phases.phase,
     "/default/user": user.login,
     "/default/user/login": user.login,
     "/default/user/register": user.register,

@@ -23,6 +23,7 @@ AUDIENCES = {
     "/default/pandl/ID": (303, 200, 200),
     "/default/order": (405, 405, 405),
     "/default/delete": (405, 405, 405),
+    "/default/phase": (405, 405, 405),
     "/default/user": (200, 303, 303),
     "/default/user/login": (200, 303, 303),
     "/default/user/register": (200, 200, 200),

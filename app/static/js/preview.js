@@ -5,7 +5,10 @@
 
 import { formatMoney, formatPrice, formatQuantity, UNIT } from "./prices.js";
 
-const REFUSING = { halted: "the market is halted (R11)", closed: "the market is closed (R11)" };
+const REFUSING = {
+  halted: "refused: the market is halted; cancels work (R11)",
+  closed: "refused: the market is closed; cancels work (R11)",
+};
 
 /** For `order` { side, quantity, price, stop, tif } (0: none): `cost` in ten-thousandths, `money` and
  *  `outcome` as a trader says them, `taken` the parts of levels that it would trade with. */

@@ -9,12 +9,18 @@ const ADDRESSES = {
   ws_url: (port) => `ws://127.0.0.1:${port}/realtime`,
 };
 
-if (document.getElementById("products")) {
-  keepQuotes("/default/products.json");
-  offerSearch(document.getElementById("search"));
-}
+if (document.querySelector("[data-product]")) keepQuotes("/default/products.json");
+if (document.getElementById("products")) offerSearch(document.getElementById("search"));
 if (document.getElementById("port")) fillAddresses(document.getElementById("port"));
 for (const button of document.querySelectorAll("[data-copy]")) offerCopy(button);
+for (const button of document.querySelectorAll("[data-confirm]")) askFirst(button);
+
+/** What cannot be taken back is asked for twice. */
+function askFirst(button) {
+  button.addEventListener("click", (event) => {
+    if (!confirm(button.dataset.confirm)) event.preventDefault();
+  });
+}
 
 function offerSearch(input) {
   input.closest(".search").hidden = false;

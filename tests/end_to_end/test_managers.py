@@ -1,0 +1,50 @@
+"""What managers do on their pages, and what traders see of it."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.end_to_end.venue import PHONE, Market, Venue
+
+
+@pytest.fixture(scope="module")
+def market(venue: Venue) -> Market:
+    return venue.open_market("ruled")
+
+
+def test_a_paused_market_is_seen_at_once_and_orders_can_still_be_canceled(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader(manager=True, **PHONE) as manager, venue.trader() as trader:
+        trader.open_trade_page(market)
+        trader.fill_ticket(10, "99")
+        trader.page.keyboard.press("Enter")
+        trader.wait_for_orders(1)
+        manager.page.goto(f"/default/edit_product/{market.product}")
+        manager.page.get_by_role("button", name="Pause").tap()
+        expect(manager.page.get_by_text("ruled: halted.")).to_be_visible()
+        expect(trader.page.locator("#phase")).to_have_text("halted")
+        trader.fill_ticket(20, "98")
+        expect(trader.page.get_by_text("refused: the market is halted")).to_be_visible()
+        trader.page.keyboard.press("Enter")
+        expect(trader.page.get_by_text("Trading in ruled is halted (R11)").first).to_be_visible()
+        trader.errors.clear()  # the browser itself notes the answer's status, 422
+        trader.page.get_by_role("button", name="Cancel", exact=True).first.click()
+        trader.wait_for_orders(0)
+        manager.page.get_by_role("button", name="Resume").tap()
+        expect(manager.page.get_by_text("ruled: trading.")).to_be_visible()
+        expect(trader.page.locator("#phase")).to_be_hidden()
+
+
+def test_closing_is_asked_for_twice(venue: Venue, market: Market) -> None:
+    with venue.trader(manager=True) as manager:
+        page = manager.page
+        page.goto("/default/products")
+        page.once("dialog", lambda dialog: dialog.dismiss())
+        page.get_by_role("button", name="Close all").click()
+        expect(page.locator("#products .state")).to_have_text("continuous")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Close all").click()
+        expect(page.get_by_text("ruled: closed.")).to_be_visible()
+        expect(page.locator("#products .state")).to_have_text("closed")
+        page.get_by_role("button", name="Resume all").click()
+        expect(page.locator("#products .state")).to_have_text("continuous")
