@@ -335,6 +335,12 @@ def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_aft
             trader.arm()
         expect(trader.page.locator(".toast.error")).to_contain_text("No order was sent")
 
+        trader.page.reload()
+        trader.wait_for_level("bids", "99.00", 10)
+        trader.wait_for_line("stale")
+        trader.page.wait_for_timeout(1_500)  # a heartbeat of the web server's own
+        assert trader.state("line") == "stale"
+
         market.start()
         trader.wait_for_line("live")
         trader.wait_for_level("bids", "99.00", 10)

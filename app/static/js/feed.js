@@ -88,7 +88,6 @@ export class Feed {
     this.#heardAt = performance.now();
     if (message.type === "upstream") this.#upstreamAway = message.state === "away";
     if (message.type === "snapshot") {
-      this.#upstreamAway = false;
       this.#attempts = 0;
       this.#say("live");
     }
