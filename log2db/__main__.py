@@ -16,11 +16,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from app.models import products, settings
-from app.models.db import DAL, DatabaseAway, migrate, now, open_database, transaction
+from app.models.db import (
+    DAL,
+    DatabaseAway,
+    in_transaction,
+    migrate,
+    now,
+    open_database,
+    transaction,
+)
 from log2db.settlement import Fenced, ForeignJournal, resume, settle, steps
 from log2db.verify import verify
 from matching import exits
@@ -147,8 +156,8 @@ class Follower:
         if mark.seq <= position.seq:
             return
         for step in steps(read_batches(file, header, position, until=mark.offset)):
-            with transaction(db, write=True):
-                settle(db, header, position, step, at=now())
+            work = partial(settle, db, header, position, step, at=now())
+            in_transaction(db, work, write=True)
             position = step.after
             yield position
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from app.models.db import DAL, execute, execute_many, rows
+from app.models.db import DAL, Taken, execute, execute_many, insert, insert_many, rows
 from app.models.portfolio import fee
 from matching.events import Canceled, Decremented, Trade, Triggered
 from matching.journal import Batch, Header, Position, beginning
@@ -178,17 +178,12 @@ def resume(db: DAL, header: Header) -> Position:
     )
     if not found:
         start = beginning(header)
-        execute(
-            db,
-            'INSERT INTO log_position (ticker, lineage, seq, "offset", batch, h, time, maker_fee,'
-            " taker_fee, closed) VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0, 'F')",
-            header.ticker,
-            header.lineage,
-            start.seq,
-            start.offset,
-            start.batch,
-            start.chain,
-        )
+        key = {"ticker": header.ticker, "lineage": header.lineage}
+        place = {"seq": start.seq, "offset": start.offset, "batch": start.batch, "h": start.chain}
+        try:
+            insert(db, "log_position", **key, **place)
+        except Taken as taken:
+            raise Fenced(f"it began {header.ticker} at the same moment") from taken
         return start
     seq, offset, batch, chain, lineage, closed = found[0]
     if lineage != header.lineage:
@@ -282,24 +277,25 @@ class _Fold:
             for oid, row in self.orders.items()
             if row.fixed is None
         ]
-        execute_many(db, _insert("buy_sell_order", _ORDER_COLUMNS), new)
+        insert_many(db, "buy_sell_order", _ORDER_COLUMNS, new)
         execute_many(
             db,
             f"UPDATE buy_sell_order SET {_ORDER_CHANGES}"
             " WHERE ticker = ? AND lineage = ? AND oid = ?",
             changed,
         )
-        execute_many(db, _insert('"match"', _MATCH_COLUMNS), self.matches)
+        insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
         owners = sorted(entry for entry in self.holdings.items() if entry[1].changed)
-        execute_many(
+        insert_many(
             db,
-            _insert("position", "ticker, lineage, owner, shares, cost, cash")
-            + " ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
-            " cost = excluded.cost, cash = position.cash + excluded.cash",
+            "position",
+            "ticker, lineage, owner, shares, cost, cash",
             [
                 (*self.key, owner, holding.shares, holding.cost, holding.new_cash)
                 for owner, holding in owners
             ],
+            conflict="ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
+            " cost = excluded.cost, cash = position.cash + excluded.cash",
         )
         execute_many(
             db,
@@ -444,11 +440,6 @@ def _move(db: DAL, header: Header, before: Position, after: Position, fold: _Fol
     )
     if moved != 1:
         raise Fenced(f"the database is not at record {before.seq} of {header.ticker} any more")
-
-
-def _insert(table: str, columns: str) -> str:
-    marks = ", ".join("?" for _ in columns.split(","))
-    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"
 
 
 def _select_among(db: DAL, sql: str, key: tuple[str, str], numbers: set[int]) -> list[Any]:

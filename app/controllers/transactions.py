@@ -1,8 +1,9 @@
 """Transactions: blocking work on the database, off the event loop, each piece in one transaction.
 
 pyDAL blocks and Tornado must not, so a plain function `function(db, …)` runs in one of a few worker
-threads, each with a connection that it keeps: in a reading transaction, or in a writing one that
-nobody else can write beside, so that what it checked still stands when it stores. It is committed
+threads, each with a connection that it keeps: in a reading transaction, or in a writing one, where
+what it checked and locked still stands when it stores. One that another got in the way of is begun
+anew. It is committed
 when the function returns and rolled back when it raises. Nobody awaits inside one.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
 
-from app.models.db import DAL, close, open_database, transaction
+from app.models.db import DAL, close, in_transaction, open_database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,11 +41,9 @@ class Transactions:
         return await self._run(True, lambda: function(self._db, *args, **kwargs))
 
     async def _run(self, write: bool, work: Callable[[], T]) -> T:
-        def one_transaction() -> T:
-            with transaction(self._db, write=write):
-                return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._executor, one_transaction)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: in_transaction(self._db, work, write=write)
+        )
 
     def close(self) -> None:
         """Close every thread's connection and end the threads; what runs is waited for."""

@@ -27,7 +27,7 @@ from passlib.hash import pbkdf2_sha256
 from pydal import DAL
 
 from app.models import settings
-from app.models.db import Invalid, Taken, execute, insert, lock_positions, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_table, rows
 from matching.order import parse_price
 
 LOGIN_FAILED = "Wrong username or password"
@@ -155,7 +155,7 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
         reason="initial deposit",
         created_on=at,
     )
-    lock_positions(db)
+    lock_table(db, "position")  # no journal is settled until this account is there
     execute(
         db,
         "UPDATE auth_user SET actual_cash = actual_cash + ?"
@@ -171,6 +171,8 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
 
 def find_credentials(db: DAL, username: str) -> Credentials:
     """What to check a log-in of this name (or e-mail) against."""
+    if "\0" in username:  # PostgreSQL takes no such text, and nobody has such a name
+        return Credentials(None, "")
     found = rows(
         db,
         "SELECT id, password FROM auth_user WHERE lower(username) = ? OR email = ?",

@@ -3,12 +3,17 @@
     db = open_database(uri)               # one for all threads: each gets its own connection
     with transaction(db):                 # BEGIN: one consistent view
         rows(db, "SELECT id FROM product WHERE name = ?", "intc")
-    with transaction(db, write=True):     # BEGIN IMMEDIATE: nobody writes between check and store
+    with transaction(db, write=True):     # nobody writes between check and store
+        lock_row(db, "auth_user", 7)
         execute(db, "UPDATE product SET active = ? WHERE id = ?", "F", 3)
 
 pyDAL defines the tables and connects; statements are written in the SQL that SQLite and PostgreSQL
-share, since a pyDAL row costs 25 times a tuple. SQLite runs in WAL mode with synchronous NORMAL: a
-power cut may lose the last transactions, and what log2db lost it reads from the journal again.
+share, since a pyDAL row costs 25 times a tuple.
+
+SQLite runs in WAL mode with synchronous NORMAL: a power cut may lose the last transactions, and
+what log2db lost it reads from the journal again. Its write transactions are IMMEDIATE: there is one
+at a time. On PostgreSQL they are many, READ COMMITTED, and lock the rows that they decide by; each
+statement sees what others have committed meanwhile. Reading ones are REPEATABLE READ.
 """
 
 import fcntl
@@ -16,9 +21,9 @@ import importlib.util
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from pydal import DAL as DAL  # exported: others name the type of what they hand on
 from pydal.helpers.classes import DatabaseStoredFile
@@ -30,6 +35,12 @@ from matching.exits import ExitCode, Fatal
 
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock before the database counts as away."""
+
+CONNECT_SECONDS = 5
+"""How long PostgreSQL may take to answer a new connection before it counts as away."""
+
+ATTEMPTS = 5
+"""How often a transaction is begun that others get in the way of, before the database is busy."""
 
 _AWAY = frozenset(
     {
@@ -45,16 +56,31 @@ _AWAY = frozenset(
 """SQLite's primary codes that speak of the file and its locks, not of the statement."""
 
 
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""PostgreSQL's codes of a transaction given up for another's sake: serialization, deadlock."""
+
+_IN_ERROR = 3
+"""libpq's word for a transaction in which a statement has failed (PQTRANS_INERROR)."""
+
+_ROWS_A_STATEMENT = 500
+"""So many rows go to PostgreSQL at once."""
+
 _MIGRATION_LOCK = 0x454D5445
 """The number of our advisory lock on PostgreSQL: EMTE."""
+
+T = TypeVar("T")
 
 
 class DatabaseAway(Exception):
     """The database cannot be reached, or another transaction was in the way: wait and try again."""
 
 
+class Conflict(DatabaseAway):
+    """Two transactions waited for each other, and this one was given up: run it again."""
+
+
 class Taken(Exception):
-    """A row with the same key is there already."""
+    """A row with the same key is there already; the transaction can only be given up."""
 
 
 class Invalid(Exception):
@@ -78,6 +104,7 @@ def migrate(uri: str, var: Var) -> None:
         try:
             with transaction(db, write=True), _one_commit(db):
                 if not _is_sqlite(db):
+                    rows(db, "SELECT set_config('lock_timeout', '0', true)")  # a crowd takes long
                     rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
                 tables.define(db)
                 for statement in tables.INDEXES:
@@ -96,6 +123,7 @@ def open_database(uri: str) -> DAL:
     """
     db = _connect(uri, migrate=False)
     tables.define(db)
+    close(db)  # this thread may never use it
     return db
 
 
@@ -109,15 +137,25 @@ def transaction(db: DAL, *, write: bool = False) -> Iterator[None]:
     try:
         _begin(db, write=write)
         yield
-        db.commit()
+        _commit(db)
     except BaseException as error:
         if not isinstance(error, _operational_errors(db)):
             _roll_back(db)
             raise
         close(db)
         if _is_away(db, error):
-            raise DatabaseAway(str(error).strip().partition("\n")[0]) from error
+            kind = Conflict if getattr(error, "pgcode", None) in _CONFLICTS else DatabaseAway
+            raise kind(str(error).strip().partition("\n")[0]) from error
         raise
+
+
+def in_transaction(db: DAL, work: Callable[[], T], *, write: bool = False) -> T:
+    """What `work()` returns, in one transaction; begun anew if another one got in its way."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(Conflict), transaction(db, write=write):
+            return work()
+    with transaction(db, write=write):
+        return work()
 
 
 def rows(db: DAL, sql: str, *values: object) -> list[Any]:
@@ -132,9 +170,32 @@ def execute(db: DAL, sql: str, *values: object) -> int:
     return int(cursor.rowcount)
 
 
-def execute_many(db: DAL, sql: str, values: Iterable[Sequence[object]]) -> None:
-    """Run one statement for each of many rows: far faster than pyDAL's insert for each."""
-    _cursor(db).executemany(_placeholders(db, sql), values)
+def execute_many(db: DAL, sql: str, values: Sequence[Sequence[object]]) -> None:
+    """Run one statement for each of many rows, in their order."""
+    if _is_sqlite(db):
+        _cursor(db).executemany(sql, values)
+        return
+    from psycopg2.extras import execute_batch
+
+    execute_batch(_cursor(db), _placeholders(db, sql), values, page_size=_ROWS_A_STATEMENT)
+
+
+def insert_many(
+    db: DAL, table: str, columns: str, values: Sequence[Sequence[object]], *, conflict: str = ""
+) -> None:
+    """Insert many rows: far faster than pyDAL's insert for each. conflict: an ON CONFLICT clause.
+
+    PostgreSQL takes hundreds of rows in a statement, and would wait for the answer to each.
+    """
+    if _is_sqlite(db):
+        marks = ", ".join("?" for _ in columns.split(","))
+        sql = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {conflict}"
+        _cursor(db).executemany(sql, values)
+        return
+    from psycopg2.extras import execute_values
+
+    sql = f"INSERT INTO {table} ({columns}) VALUES %s {conflict}"
+    execute_values(_cursor(db), sql, values, page_size=_ROWS_A_STATEMENT)
 
 
 def insert(db: DAL, table: str, **fields: object) -> int:
@@ -145,19 +206,19 @@ def insert(db: DAL, table: str, **fields: object) -> int:
         raise Taken(table) from error
 
 
-def lock_account(db: DAL, owner: int) -> None:
-    """Nobody else changes this account's row until the transaction ends.
+def lock_row(db: DAL, table: str, row: int) -> None:
+    """Nobody else changes this row until the transaction ends; what it holds is seen from now on.
 
     On SQLite a write transaction has the whole database to itself already.
     """
     if not _is_sqlite(db):
-        rows(db, "SELECT id FROM auth_user WHERE id = ? FOR UPDATE", owner)
+        rows(db, f"SELECT id FROM {table} WHERE id = ? FOR UPDATE", row)
 
 
-def lock_positions(db: DAL) -> None:
-    """No journal is settled until the transaction ends; what has been is seen from now on."""
+def lock_table(db: DAL, table: str) -> None:
+    """Nobody else writes to this table until the transaction ends; see lock_row."""
     if not _is_sqlite(db):
-        execute(db, "LOCK TABLE position IN SHARE MODE")
+        execute(db, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def close(db: DAL) -> None:
@@ -184,6 +245,11 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         driver_args = {"isolation_level": None, "timeout": BUSY_SECONDS}
     elif separator and scheme in ("postgres", "postgresql"):
         uri = f"postgres://{rest}"
+        driver_args = {
+            "application_name": "emte",
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c lock_timeout={BUSY_SECONDS:g}s",
+        }
         if importlib.util.find_spec("psycopg2") is None:
             raise Fatal(
                 ExitCode.CONFIGURATION,
@@ -241,9 +307,26 @@ def _begin(db: DAL, *, write: bool) -> None:
     if _is_sqlite(db):
         db.executesql("BEGIN IMMEDIATE" if write else "BEGIN")
         return
-    db.rollback()  # psycopg2 has begun one of its own with the first statement of the connection
-    level = "READ COMMITTED" if write else "REPEATABLE READ"
-    db.executesql(f"SET TRANSACTION ISOLATION LEVEL {level}")
+    try:
+        _begin_on_postgres(db, write=write)
+    except _operational_errors(db):
+        # Lost while it was idle: nothing has been done yet, so a new connection will do.
+        close(db)
+        _begin_on_postgres(db, write=write)
+
+
+def _begin_on_postgres(db: DAL, *, write: bool) -> None:
+    assert db._adapter.connection  # a property that connects, with statements of pyDAL's
+    db.rollback()  # psycopg2 began a transaction with the first of them
+    mode = "READ COMMITTED" if write else "REPEATABLE READ READ ONLY"
+    db.executesql(f"SET TRANSACTION ISOLATION LEVEL {mode}")
+
+
+def _commit(db: DAL) -> None:
+    if not _is_sqlite(db):
+        # After an error PostgreSQL takes COMMIT for a rollback, and says nothing.
+        assert db._adapter.connection.info.transaction_status != _IN_ERROR
+    db.commit()
 
 
 def _cursor(db: DAL) -> Any:

@@ -22,7 +22,7 @@ import msgspec
 from pydal import DAL
 
 from app.models import portfolio
-from app.models.db import execute, insert, lock_account, rows
+from app.models.db import execute, insert, lock_row, rows
 from app.models.portfolio import Position, Working
 from app.models.products import Product
 from app.models.tables import OPEN_INTENTS, WITHOUT_ROW
@@ -126,7 +126,7 @@ def reserve(
     there, is stored anew.
     """
     _require_sound(request)
-    lock_account(db, owner)
+    lock_row(db, "auth_user", owner)
     old = get(db, owner, product.name, request.client_id)
     if old is not None and old.state not in (State.REJECTED, State.NEVER):
         if _stored_request(db, old.id) != _encode(request):
@@ -225,6 +225,7 @@ def resolve(
     an order that was accepted into a journal which is no more. An outcome that became known since
     `intent` was read, or another sending under its id, is left as it is.
     """
+    lock_row(db, "order_intent", intent.id)
     stored = get(db, intent.owner, intent.ticker, intent.client_id)
     assert stored is not None
     # Accepted after `find` was asked is no contradiction to "not found": only before it.
@@ -233,6 +234,7 @@ def resolve(
     )
     if not is_open or stored.command.ts != intent.command.ts:
         return stored.state
+    settled = portfolio.as_of(db, intent.ticker)  # its row may come between the two questions
     row = rows(
         db,
         "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?"
@@ -245,7 +247,7 @@ def resolve(
         _move(db, intent.id, State.JOURNALED, oid=row[0][0], at=at)
     elif found_oid is not None:
         _move(db, intent.id, State.ACCEPTED, oid=found_oid, at=at)
-    elif asked_at > _deadline(intent) and portfolio.as_of(db, intent.ticker) >= seq:
+    elif asked_at > _deadline(intent) and settled >= seq:
         _move(db, intent.id, State.NEVER, at=at)
     else:
         _move(db, intent.id, State.UNKNOWN, at=at)

@@ -11,7 +11,7 @@ import msgspec
 from pydal import DAL
 
 from app.models.accounts import User
-from app.models.db import Invalid, Taken, execute, insert, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_table, rows
 from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
 from matching.order import HOUSE, TICKER, format_price, parse_price
 
@@ -115,6 +115,7 @@ def validate(form: Mapping[str, str]) -> ProductForm:
 def register(db: DAL, form: ProductForm, *, by: User, at: int) -> Product:
     """Store a new product. Invalid: name or port is taken; PermissionError: not a manager."""
     _require_manager(by)
+    lock_table(db, "product")
     _require_free(db, form, product=0)
     try:
         product = insert(
@@ -138,6 +139,7 @@ def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Prod
     would while orders are on their way to it: under another name nobody could ask about them.
     """
     _require_manager(by)
+    lock_table(db, "product")
     old = get(db, product)
     if old is None:
         raise LookupError(f"no product {product}")

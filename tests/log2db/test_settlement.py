@@ -363,9 +363,9 @@ def test_a_failure_between_any_two_statements_leaves_nothing_behind(
         def count(name: str):  # type: ignore[no-untyped-def]
             real = getattr(settlement, name)
 
-            def counted(*arguments: object) -> object:
+            def counted(*arguments: object, **named: object) -> object:
                 nonlocal statements
-                result = real(*arguments)
+                result = real(*arguments, **named)
                 statements += 1
                 if statements == number:
                     raise Failure(f"{name} {number}")
@@ -374,7 +374,7 @@ def test_a_failure_between_any_two_statements_leaves_nothing_behind(
             return counted
 
         with monkeypatch.context() as patched:
-            for name in ("rows", "execute", "execute_many"):
+            for name in ("rows", "execute", "insert_many", "execute_many"):
                 patched.setattr(settlement, name, count(name))
             _settle_all(db, journal)
 
