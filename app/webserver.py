@@ -71,9 +71,7 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
     server = HTTPServer(make_app(platform), max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
     server.add_sockets(sockets)
     background = [
-        asyncio.create_task(
-            platform.markets.follow(lambda: transactions.read(products.every, active_only=True))
-        ),
+        asyncio.create_task(platform.markets.follow(lambda: transactions.read(products.served))),
         asyncio.create_task(keep_reconciling(platform)),
     ]
     stopping = asyncio.create_task(stop.wait())

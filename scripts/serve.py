@@ -1,8 +1,9 @@
 """Serve a venue: the web app, and for every active product its matching server and its log2db.
 
 The products are those of the database; one that is registered, edited or switched off while the
-venue runs is followed within seconds. A product whose URLs name another machine is served there,
-and not here. What ends is started again (scripts/supervisor.py).
+venue runs is followed within seconds. One that is switched off is served on until no trader has an
+open order in it. A product whose URLs name another machine is served there, and not here. What ends
+is started again (scripts/supervisor.py).
 
 At the end, in this order: robots, so that no more orders come; the web app; the matching servers;
 log2db last, once it has settled what they wrote.
@@ -98,9 +99,7 @@ class Venue:
         try:
             with database.transaction(self._db):
                 self.products = [
-                    product
-                    for product in products.every(self._db, active_only=True)
-                    if product.host in _LOOPBACK
+                    product for product in products.served(self._db) if product.host in _LOOPBACK
                 ]
         except database.DatabaseAway as away:
             if not self._is_database_away:

@@ -1,4 +1,4 @@
-"""Markets: the platform's lines to the matching servers, two for each active product.
+"""Markets: the platform's lines to the matching servers, two for each product that is served.
 
 One line watches: a venue session subscribed to book, trades and every owner's orders, from which
 all browsers are fed. The other trades: a session of its own, so that the watching one is also told
@@ -274,24 +274,24 @@ class Markets:
         return iter(list(self._by_product.values()))
 
     def get(self, product: int) -> Market | None:
-        """The market of the product with this id; None if it is not active."""
+        """The market of the product with this id; None if it is not served."""
         return self._by_product.get(product)
 
     def find(self, ticker: str) -> Market | None:
-        """The market of the product with this ticker; None if there is no active one."""
+        """The market of the product with this ticker; None if it is not served."""
         return next((market for market in self if market.ticker == ticker), None)
 
     def changed(self) -> None:
         """The table of products was changed: look at once."""
         self._changed.set()
 
-    async def follow(self, active_products: Callable[[], Awaitable[list[Product]]]) -> None:
-        """Keep a market for each active product, until cancelled."""
+    async def follow(self, served_products: Callable[[], Awaitable[list[Product]]]) -> None:
+        """Keep a market for each product that is served, until cancelled."""
         try:
             while True:
                 self._changed.clear()
                 try:
-                    await self._sync(await active_products())
+                    await self._sync(await served_products())
                 except DatabaseAway as away:
                     log.warning("products: %s", away)
                 with suppress(TimeoutError):

@@ -28,11 +28,13 @@ from app.controllers.base import (
     Request,
     Result,
     expose,
+    local_path,
 )
 from app.controllers.markets import Market
-from app.models import intents
-from app.models.db import DatabaseAway, now
+from app.models import intents, products
+from app.models.db import DAL, DatabaseAway, now
 from app.models.intents import Intent, State
+from app.models.products import Product
 from matching import protocol
 from matching.client import Away, Refused, Unanswered
 from matching.order import (
@@ -47,7 +49,10 @@ from matching.order import (
 RECONCILE_SECONDS = 5.0
 
 ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp")
-DELETE_FIELDS = ("product", "oid")
+DELETE_FIELDS = ("product", "oid", "_next")
+
+UNSEEN_SECONDS = 60.0
+"""log2db has this long to write an accepted order's row before anybody asks about it."""
 
 ORDER_ID = re.compile(r"web-[A-Za-z0-9_.:-]{1,32}", re.ASCII)
 """The platform's client ids begin `web-` (PROTOCOL §4)."""
@@ -87,7 +92,7 @@ async def order(request: Request) -> Result:
 
 @expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
 async def delete(request: Request) -> Result:
-    """product, oid (or `all`): cancel the caller's order."""
+    """product, oid (or `all`): cancel the caller's order; _next: the page of a plain form."""
     return await _tell(request, _cancel(request))
 
 
@@ -95,11 +100,12 @@ async def delete(request: Request) -> Result:
 
 
 async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
-    """The answer as it is to who asked for JSON; else as a sentence on the trade page."""
+    """The answer as it is to who asked for JSON; else as a sentence on the form's page."""
     if request.wants_json:
         return await work
     product = request.form.get("product", "")
-    back = f"/default/trade/{product}" if re.fullmatch("[0-9]{1,18}", product) else HOME
+    trade_page = f"/default/trade/{product}" if re.fullmatch("[0-9]{1,18}", product) else HOME
+    back = local_path(request.form.get("_next", ""), trade_page)
     try:
         answer = await work
     except Problem as problem:
@@ -199,7 +205,7 @@ async def _reserve_and_send(
         raise _away(market)
     try:
         intent = await transactions.write(
-            intents.reserve,
+            _reserve,
             owner,
             market.product,
             wanted,
@@ -210,10 +216,26 @@ async def _reserve_and_send(
             at=now(),
         )
     except intents.Refused as refused:
-        raise Problem(422, refused.code, str(refused), rule=refused.rule) from refused
+        status = STATUS_OF_CODE.get(refused.code, 422)
+        raise Problem(status, refused.code, str(refused), rule=refused.rule) from refused
     if not intent.fresh:
         return await _what_became(market, intent)
     return await _send(platform, market, intent)
+
+
+def _reserve(
+    db: DAL, owner: int, product: Product, wanted: intents.Request, **market: Any
+) -> Intent:
+    """Reserve for the product as it is now: the market may not know yet that it was changed."""
+    current = products.get(db, product.id)
+    if current is not None and current.active and current.name == product.name:
+        return intents.reserve(db, owner, current, wanted, **market)
+    known = intents.get(db, owner, product.name, wanted.client_id)
+    if known is None or known.state in (State.REJECTED, State.NEVER):
+        raise intents.Refused(
+            "unknown_ticker", "", f"{product.name} takes no new orders at present"
+        )
+    return known
 
 
 async def _send(platform: Platform, market: Market, intent: Intent) -> Answer:
@@ -346,8 +368,17 @@ async def keep_reconciling(platform: Platform) -> None:
 
 
 async def reconcile(platform: Platform) -> None:
-    """Ask each live matching server about the orders of which nobody knows whether they are in."""
-    for intent in await platform.transactions.read(intents.unresolved, older_than=now()):
+    """Ask each live matching server about the orders of which nobody knows whether they are in.
+
+    Also about accepted ones whose row is overdue: their journal may have been lost.
+    """
+    read = platform.transactions.read
+    live = [market.ticker for market in platform.markets if market.can_trade]
+    overdue = now() - round(UNSEEN_SECONDS * 1_000_000)
+    for intent in [
+        *await read(intents.unresolved, older_than=now()),
+        *await read(intents.unseen, live, older_than=overdue),
+    ]:
         market = platform.markets.find(intent.ticker)
         if market is None or not market.can_trade:
             continue
@@ -369,7 +400,7 @@ async def _resolve(platform: Platform, market: Market, intent: Intent) -> None:
     state = await platform.transactions.write(
         intents.resolve, intent, found_oid=oid, seq=seq, asked_at=asked_at, at=now()
     )
-    if state in (State.ACCEPTED, State.NEVER):
+    if state is not intent.state and state in (State.ACCEPTED, State.NEVER):
         log.info("order %s of owner %d: %s", intent.client_id, intent.owner, state)
         market.tell_owner(
             intent.owner, {"type": "intent", "id": intent.client_id, "state": state, "oid": oid}

@@ -210,6 +210,12 @@ def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
     answer = browser.post("/default/delete", {"product": market.product.id, "oid": "all"})
     assert (answer.status, answer.headers["location"]) == (303, trade_page)
     assert "1 order canceled" in browser.get(trade_page).text
+    for target, leads_to in (
+        ("/default/positions", "/default/positions"),
+        ("https://evil.example/", trade_page),
+    ):
+        form = {"product": market.product.id, "oid": "all", "_next": target}
+        assert browser.post("/default/delete", form).headers["location"] == leads_to
 
 
 # -- canceling
@@ -441,6 +447,57 @@ def test_an_outcome_that_came_while_the_reconciler_asked_stays(
     assert again.fresh
     assert resolve(first) is State.RESERVED, "what was asked about is not what is on its way now"
     assert resolve(again) is State.NEVER
+
+
+def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(
+    web: Web, market: Market, buyer: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "UNSEEN_SECONDS", 0.0)
+    ticker, port = market.product.name, market.product.port
+    assert market.order(web.browser(buyer), "buy 10@50", id="web-1").json()["oid"] == 1
+    assert market.state(buyer, "web-1") is State.ACCEPTED
+    market.server.kill()
+    for path in web.var.journal_dir.glob(f"{ticker}.*"):
+        path.unlink()
+    with running_match(web.var, ticker, port), running_log2db(web.var, ticker):
+        wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the order to be given up")
+    assert market.available(buyer) == CASH
+
+
+# -- products that are switched off
+
+
+def test_an_inactive_product_takes_no_new_orders_and_lets_go_of_those_it_has(
+    web: Web, market: Market, manager: User, buyer: User
+) -> None:
+    product = market.product
+    browser = web.browser(buyer)
+    with running_log2db(web.var, product.name):
+        assert market.order(browser, "buy 10@50", id="web-1").json()["oid"] == 1
+        web.edit_product(product, by=manager, active="")
+        for text in ("buy 10@50", "sell 1@99"):
+            answer = market.order(browser, text)
+            assert (answer.status, answer.error) == (404, "unknown_ticker")
+        again = market.order(browser, "buy 10@50", id="web-1").json()
+        assert (again["oid"], again["status"]) == (1, "open"), "that one is in"
+        assert f"/default/trade/{product.id}" not in browser.get("/").text
+        assert market.available(buyer) == CASH - 10 * 500_000
+        canceled = market.delete(browser, 1).json()
+        assert (canceled["oid"], canceled["status"]) == (1, "canceled")
+        wait_until(lambda: market.available(buyer) == CASH, "the cash to be free again")
+        wait_until(lambda: web.platform.markets.get(product.id) is None, "the line to end")
+        assert browser.get(f"/default/pandl/{product.id}").status == 200
+
+
+def test_an_order_without_an_answer_is_found_out_about_in_an_inactive_product(
+    web: Web, market: Market, manager: User, buyer: User
+) -> None:
+    browser = web.browser(buyer)
+    market.order(browser, "buy 10@50", id="web-1")
+    with web.database(write=True) as db:  # as if its answer had been lost
+        execute(db, "UPDATE order_intent SET state = 'unknown', oid = 0 WHERE owner = ?", buyer.id)
+    web.edit_product(market.product, by=manager, active="")
+    wait_until(lambda: market.state(buyer, "web-1") is State.ACCEPTED, "the reconciler")
 
 
 # -- to the P&L page

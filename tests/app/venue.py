@@ -192,6 +192,14 @@ class Web:
         self._loop.call_soon_threadsafe(self.platform.markets.changed)
         return product
 
+    def edit_product(self, product: Product, *, by: User, **changes: str) -> None:
+        """Change fields of a product's form: `active=""` switches it off."""
+        form = {"name": product.name, "description": product.description, "unit_price": "100.00"}
+        form |= {"port": str(product.port), "active": "on", "allow_short": "on", **changes}
+        with self.database(write=True) as db:
+            products.edit(db, product.id, products.validate(form), by=by, at=now())
+        self._loop.call_soon_threadsafe(self.platform.markets.changed)
+
     def browser(self, user: User | None = None) -> Browser:
         """A browser in which `user` is logged in (None: a stranger's)."""
         browser = Browser(self)

@@ -121,6 +121,28 @@ def test_the_venue_follows_its_products(market: Market) -> None:
         assert serve.interrupt() == 0
 
 
+def test_a_product_switched_off_is_served_until_no_trader_has_an_order_in_it(
+    market: Market,
+) -> None:
+    intc = market.register("intc")
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for_quote(intc, 500_000)
+        key = load_venue_key(market.var)
+
+        def post(text: str) -> None:
+            asyncio.run(post_order(intc.post_url, text, key))
+
+        post("7:buy intc 10@40")
+        wait_until(lambda: unsettled(market.var, "intc") == 0, "the settlement")
+        market.edit(intc, port=str(intc.port), active="")
+        other = market.register("other")
+        market.wait_for_quote(other, 500_000)  # so the products have been looked at since
+        assert _quote(intc) == 500_000
+        post("7:del intc 1")
+        wait_until(lambda: market.pid("match-intc") is None, "the end of the matching server")
+        assert serve.interrupt() == 0
+
+
 def test_a_unit_price_may_be_edited_after_the_journal_has_begun(market: Market) -> None:
     intc = market.register("intc")
     with running(*market.command, var=market.var.root) as serve:
