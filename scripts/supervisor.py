@@ -317,7 +317,7 @@ def _stop_leftovers(var: Var) -> None:
         end = time.monotonic() + END_SECONDS
         while left and time.monotonic() < end:
             time.sleep(0.05)
-            left = [(pid, module) for pid, module in left if _runs(pid, module)]
+            left = [(pid, module) for pid, module in left if _runs(pid, module, var)]
 
 
 def _leftovers(var: Var) -> Iterator[tuple[int, str]]:
@@ -327,13 +327,17 @@ def _leftovers(var: Var) -> Iterator[tuple[int, str]]:
         return
     for line in lines:
         pid, _, module = line.partition(" ")
-        if pid.isdecimal() and _runs(int(pid), module):
+        if pid.isdecimal() and _runs(int(pid), module, var):
             yield int(pid), module
 
 
-def _runs(pid: int, module: str) -> bool:
-    """Whether that process runs that module: a process id may have passed to somebody else."""
-    return f" -m {module} " in f"{_command_line(pid)} "
+def _runs(pid: int, module: str, var: Var) -> bool:
+    """Whether that process runs that module for this `var/`.
+
+    A process id may have passed to somebody else, be it to a child of another venue.
+    """
+    words = f"{_command_line(pid)} "
+    return f" -m {module} " in words and f" --var {var.root} " in words
 
 
 def _command_line(pid: int) -> str:

@@ -14,7 +14,7 @@ from matching.config import Var
 from matching.exits import ExitCode, Fatal
 from scripts import supervisor as supervisor_module
 from scripts.supervisor import Program, Role, State, Supervisor, sole_supervisor
-from tests.processes import ROOT
+from tests.processes import ROOT, running
 from tests.scripts.venue import pid_of, processes_of
 from tests.waiting import free_port, wait_until
 
@@ -238,6 +238,24 @@ def test_the_next_supervisor_stops_what_a_killed_one_left(house: House) -> None:
     assert foreign.poll() is None
     foreign.kill()
     foreign.wait()
+
+
+def test_a_child_of_another_venue_that_got_the_process_id_is_left_alone(
+    house: House, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    with running("-m", "robot.robot_trader", "-p", str(free_port()), var=other) as foreign:
+        wait_until(lambda: list(other.glob("run/robot-*.pid")), "the other venue's robot")
+        with running(
+            "-m", "robot.robot_trader", "-p", str(free_port()), "--var", str(other), var=other
+        ) as told:
+            wait_until(lambda: len(list(other.glob("run/robot-*.pid"))) == 2, "the second one")
+            (house.var.run_dir / "serve.children").write_text(
+                f"{foreign.pid} robot.robot_trader\n{told.pid} robot.robot_trader\n"
+            )
+            with sole_supervisor(house.var):
+                assert foreign.is_running
+                assert told.is_running
 
 
 def test_a_hurried_supervisor_waits_for_nobody(
