@@ -470,7 +470,8 @@ class Exchange:
         if session.cod and isinstance(command, NewOrder):
             command = replace(command, cod=True)
         answer = self._execute(command, at=now, sender=session, sees_all=session.venue)
-        if session.cod and answer.oid in self._open:
+        # Only a command that was carried out has a seq: a duplicate is of an order made elsewhere.
+        if session.cod and answer.seq is not None and answer.oid in self._open:
             self._remember_cod(session, answer.oid)
         return answer
 

@@ -503,6 +503,17 @@ def test_cancel_on_disconnect_cancels_what_is_open_when_the_connection_goes() ->
     assert floor.exchange.take_batch().data == b""
 
 
+def test_an_order_that_was_there_before_is_not_the_cod_sessions_that_sends_it_again() -> None:
+    """R14: a duplicate changes nothing, so it is not canceled with the session either."""
+    floor = Floor()
+    floor.ask(floor.trader(7), "buy 5@50 id=x")
+    again = floor.trader(7, cod=True)
+    assert floor.ask(again, "buy 5@50 id=x")["events"] == [{"event": "duplicate", "oid": 1}]
+    floor.exchange.close_session(again.session)
+    floor.commit()
+    assert floor.exchange.query()["bids"] == [["50.00", 5, 1]]
+
+
 def test_after_a_crash_recovery_cancels_what_lost_connections_had_left() -> None:
     floor = Floor()
     floor.ask(floor.trader(7, cod=True), "buy 5@50")
