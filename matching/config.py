@@ -18,6 +18,8 @@ from matching.exits import ExitCode, Fatal
 KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 """A key as text: 32 bytes in lowercase hex (PROTOCOL §2)."""
 
+_GENERATION = re.compile(r"([0-9]{1,9})\s+([0-9]{1,12})\s*", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Var:
@@ -164,13 +166,17 @@ def read_generations(var: Var) -> dict[int, int]:
         text = var.generations_file.read_text(encoding="ascii")
     except FileNotFoundError:
         return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fatal(
+            ExitCode.CONFIGURATION, f"cannot read {var.generations_file}: {error}"
+        ) from error
     generations: dict[int, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
+        match = _GENERATION.fullmatch(line)
+        if match is None:
             raise Fatal(
                 ExitCode.CONFIGURATION,
                 f"{var.generations_file} line {number}: {line!r} is not `owner generation`",
             )
-        generations[int(words[0])] = int(words[1])
+        generations[int(match[1])] = int(match[2])
     return generations

@@ -115,6 +115,21 @@ def test_generations_are_read_and_a_broken_line_is_refused(var: Var) -> None:
         config.read_generations(var)
 
 
+@pytest.mark.parametrize("text", ["7 2\xe9\n", f"7 {'9' * 5000}\n", "0x7 2\n", "7 2 \u0663\n"])
+def test_generations_that_cannot_be_read_are_refused(var: Var, text: str) -> None:
+    var.generations_file.write_text(text, encoding="utf-8")
+    with pytest.raises(Fatal) as refused:
+        config.read_generations(var)
+    assert refused.value.code == ExitCode.CONFIGURATION
+
+
+def test_generations_that_are_no_file_are_refused(var: Var) -> None:
+    var.generations_file.mkdir()
+    with pytest.raises(Fatal) as refused:
+        config.read_generations(var)
+    assert refused.value.code == ExitCode.CONFIGURATION
+
+
 def test_var_is_found_by_flag_environment_or_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
