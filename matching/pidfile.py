@@ -9,14 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from matching.exits import ExitCode, Fatal
+
 
 @contextmanager
 def pidfile(run_dir: Path, name: str) -> Iterator[Path]:
-    """Hold `run_dir/name.pid` with our process id; OSError if it cannot be written."""
+    """Hold `run_dir/name.pid` with our process id; Fatal (75) if it cannot be written."""
     path = run_dir / f"{name}.pid"
     aside = run_dir / f"{name}.pid.{os.getpid()}"
-    aside.write_text(f"{os.getpid()}\n", encoding="ascii")
-    aside.replace(path)
+    try:
+        aside.write_text(f"{os.getpid()}\n", encoding="ascii")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise Fatal(ExitCode.DISK, f"cannot write {path}: {error.strerror}") from error
     try:
         yield path
     finally:

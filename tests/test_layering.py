@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.order": (),
     "matching.ports": (),
     "matching.exits": (),
-    "matching.pidfile": (),
+    "matching.pidfile": _matching("exits"),
     "matching.config": _matching("exits"),
     "matching.disk": _matching("ports"),
     "matching.events": _matching("order"),
@@ -51,8 +51,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.fanout": _matching("marketdata"),
     "matching.groupcommit": _matching("exchange ports"),
     "matching.matchingserver": ALL_OF_MATCHING,
-    "robot.strategy": _matching("order events"),
-    "robot.robot_trader": ("robot.strategy", *_matching("order client config exits pidfile")),
+    "robot.strategy": _matching("order"),
+    "robot.own_orders": ("robot.strategy", *_matching("order")),
+    "robot.loading": ("robot.strategy", *_matching("exits")),
+    "robot.trading_session": (
+        *("robot.strategy", "robot.own_orders", "robot.loading"),
+        *_matching("order protocol client marketdata exits"),
+    ),
+    "robot.robot_trader": (
+        *("robot.strategy", "robot.loading", "robot.trading_session"),
+        *_matching("order client config exits pidfile"),
+    ),
     "log2db": (
         "log2db",
         "app.models",

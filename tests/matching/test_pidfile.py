@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from matching.exits import ExitCode, Fatal
 from matching.pidfile import pidfile, read_pid
 
 
@@ -23,6 +26,17 @@ def test_another_process_s_pid_file_is_not_removed(tmp_path: Path) -> None:
     with pidfile(tmp_path, "web") as path:
         path.write_text("1\n")
     assert read_pid(path) == 1
+
+
+def test_a_pid_file_that_cannot_be_written_ends_the_process_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "web.pid").mkdir()
+    with (
+        pytest.raises(Fatal, match=r"cannot write .*web\.pid") as refused,
+        pidfile(tmp_path, "web"),
+    ):
+        pass
+    assert refused.value.code == ExitCode.DISK
+    assert [path.name for path in tmp_path.iterdir()] == ["web.pid"]
 
 
 def test_a_missing_or_broken_pid_file_names_nobody(tmp_path: Path) -> None:
