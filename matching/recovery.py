@@ -168,6 +168,8 @@ def open_journal(
     Contradiction or UnknownJournal: the configuration is wrong (exit 78). JournalDamaged, OSError:
     the disk cannot be relied on (75). Refusing leaves everything as it was.
     """
+    if path in (durable_path(path), settled_path(path), torn_path(path)):
+        raise Contradiction(f"{path.name} is the name of a mark or of a torn tail, not a journal's")
     durable = _read_mark(disk, durable_path(path))
     settled = _read_mark(disk, settled_path(path))
     file = disk.open(path) if disk.exists(path) else None
