@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -553,6 +554,15 @@ class RealtimeHandler(WebSocketHandler):
         # If it broke the exchange, the next batch, which ends the server, must not wait for others.
         self.server.commit.schedule()
 
+    def prepare(self) -> None:
+        """Refuse an origin that is no address at all, which Tornado would stumble over."""
+        headers = self.request.headers
+        try:
+            urlsplit(headers.get("Origin", ""))
+            urlsplit(f"//{headers.get('Host', '')}")
+        except ValueError as error:
+            raise HTTPError(403, reason="Origin or Host is not an address") from error
+
     def check_origin(self, origin: str) -> bool:
         """The same host name on any port, or an origin that --origin names."""
         if origin in self.server.options.origins:
@@ -576,7 +586,7 @@ class RealtimeHandler(WebSocketHandler):
         self.listener: Listener = server.fanout.join(self, snapshot=False)
         self.listener.send(server.exchange.hello(self.session))
         server.fanout.subscribe(self.listener)
-        print("client connected via websocket", flush=True)
+        _say("client connected via websocket")
 
     def _limit_frames(self, limit: int) -> None:
         """Refuse larger frames; those many times larger are cut off as they come."""
@@ -595,7 +605,7 @@ class RealtimeHandler(WebSocketHandler):
         server.exchange.close_session(self.session)
         server.commit.schedule()
         self._resume_reading()
-        print("client disconnected", flush=True)
+        _say("client disconnected")
 
     def on_pong(self, data: bytes) -> None:
         self._last_heard = time.monotonic()
@@ -625,11 +635,10 @@ class RealtimeHandler(WebSocketHandler):
             request = _decode_request(message)
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
             self._refuse(_req_of(message), "bad_request", str(error))
-            return None
+            return self._pause()
         if self.server.is_stopping:
             self._refuse(request.req, "not_ready", "the server stops")
-            return None
-        if isinstance(request, Send):
+        elif isinstance(request, Send):
             self._on_send(request)
         elif isinstance(request, Ping):
             self._on_ping_request(request)
@@ -756,6 +765,12 @@ class RealtimeHandler(WebSocketHandler):
             self._resume.set_result(None)
 
 
+def _say(line: str) -> None:
+    """Print for whoever watches; where nobody can any more, trading goes on all the same."""
+    with suppress(OSError):
+        print(line, flush=True)
+
+
 def _req_of(message: str) -> int | None:
     """The `req` of a frame that is JSON but no request; None if it has none."""
     try:
@@ -839,10 +854,9 @@ async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> No
         gc.freeze()
         server.serve(sockets)
         host, port = sockets[0].getsockname()[:2]
-        print(
+        _say(
             f"matchingserver {server.exchange.ticker}: listening on {host}:{port}, journal {path},"
-            f" recovered {server.recovered_records} records",
-            flush=True,
+            f" recovered {server.recovered_records} records"
         )
         await server.ended()
         server.commit.close()

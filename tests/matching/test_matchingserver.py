@@ -505,6 +505,7 @@ def test_a_binary_frame_closes_with_1003(tmp_path: Path) -> None:
         ("http://127.0.0.1.evil.example", False),
         ("https://venue.example.evil", False),
         ("null", False),
+        ("http://[", False),
     ],
 )
 def test_pages_of_other_origins_may_not_connect(
@@ -637,6 +638,34 @@ def test_a_client_that_does_not_read_is_not_read_from(
             await socket.next("answer")
             seen += 1
         assert venue.server.exchange.orders == frames * 100
+
+    run(tmp_path, scenario)
+
+
+def test_a_client_that_does_not_read_its_refusals_is_not_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "SILENCE_SECONDS", PATIENCE_SECONDS * 10)
+
+    async def scenario(venue: Venue) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", venue.port)
+        writer.write(
+            b"GET /realtime HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: venue.server.connections)
+        (connection,) = venue.server.connections
+        masked = b"\x81\x83\0\0\0\0" + b"{{{"
+        writer.write(masked * 400_000)
+        rejects = venue.server.exchange.rejects
+        await until(lambda: connection.listener.waiting > fanout.READ_LIMIT)
+        refused = rejects["bad_request"]
+        await asyncio.sleep(0.2)  # time in which it would read on, if it did
+        assert rejects["bad_request"] == refused < 400_000
+        assert connection.listener.waiting < 2 * fanout.READ_LIMIT
+        writer.transport.abort()
 
     run(tmp_path, scenario)
 

@@ -1,9 +1,12 @@
 """The program itself: its command line, what it refuses to start on, and how it ends."""
 
 import asyncio
+import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from matching import client, signing
 from matching.config import Var
 from tests.processes import ROOT, Process, running
-from tests.waiting import free_port
+from tests.waiting import PATIENCE_SECONDS, free_port
 
 SERVER = "matching/matchingserver.py"
 
@@ -221,6 +224,7 @@ def test_a_damaged_journal_is_refused_with_the_byte_and_left_as_it_is(tmp_path: 
         ("", ("-k", "secret"), "64 lowercase hex"),
         ("", ("-k", "@/nowhere"), "key file"),
         ("", ("-f", "/nowhere/intc.log"), "cannot open"),
+        ("", ("-f", "/nowhere/intc.durable"), "name of a mark"),
         ("", ("--demo", "--host", "0.0.0.0"), "loopback only"),
         ("", ("--phase", "auction"), "not offered"),
         ("", ("--host", "192.0.2.1"), "cannot listen"),
@@ -273,3 +277,34 @@ def test_connections_are_printed_as_in_2010(tmp_path: Path) -> None:
         asyncio.run(visit())
         process.wait_for_line("^client connected via websocket$")
         process.wait_for_line("^client disconnected$")
+
+
+def test_a_server_whose_output_nobody_reads_any_more_goes_on(tmp_path: Path) -> None:
+    """As `python matchingserver.py … | head -1` leaves it, and a full disk under its output."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, SERVER, "-p", "0", "-t", "intc", "--var", str(tmp_path)],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    try:
+        with open(reading) as output:
+            port = int(output.readline().split(":")[2].split(",")[0])
+
+        async def visit() -> None:
+            visitor = client.Client(f"ws://127.0.0.1:{port}/realtime", ticker="intc")
+            await visitor.connect()
+            await visitor.ping()
+            await visitor.close()
+
+        asyncio.run(visit())
+        asyncio.run(visit())
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+        process.communicate()
