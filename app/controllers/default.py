@@ -6,6 +6,7 @@ Prices and money leave here as decimal text, times as RFC 3339: the JSON of a pa
 from collections.abc import Mapping
 from typing import Any
 
+from app.controllers import connection
 from app.controllers.base import (
     Answer,
     Audience,
@@ -23,7 +24,7 @@ from app.models import products as catalog
 from app.models.accounts import User
 from app.models.db import DAL, Invalid, now
 from app.models.portfolio import OpenOrder, ProfitAndLoss, TradeRow
-from app.models.products import Product
+from app.models.products import Product, ProductForm
 from matching.marketdata import format_time
 from matching.order import format_price
 
@@ -39,7 +40,9 @@ PRODUCT_FIELDS = (
     "ws_url",
     "active",
     "allow_short",
+    "test",
 )
+"""A product's form; `test` is the button that asks its addresses, and stores nothing."""
 
 NEW_PRODUCT = {"tick": "0.01", "lot": "1", "active": "on", "allow_short": "on"}
 """What the form of a new product begins with."""
@@ -78,29 +81,33 @@ async def products(request: Request) -> Result:
     """What can be traded; managers also register new products here."""
     form: Mapping[str, str] = NEW_PRODUCT
     errors: dict[str, str] = {}
+    report = None
     if request.method == "POST":
+        _require_manager(request.trader)
         try:
-            product = await _register(request)
+            filled_in = catalog.validate(request.form)
+            if "test" in request.form:
+                form, report = request.form, await connection.examine(filled_in)
+            else:
+                return await _register(request, filled_in)
         except Invalid as invalid:
             form, errors = request.form, invalid.errors
-        else:
-            request.platform.markets.changed()
-            message = f"{product.name} is registered: now start its matching server"
-            return Redirect(f"/default/edit_product/{product.id}", message)
     is_manager = request.trader.manager
     listed = await request.platform.transactions.read(catalog.every, active_only=not is_manager)
     rows = [_row(request.platform, product) for product in listed]
     values: dict[str, Any] = {"products": rows, "is_manager": is_manager}
     if is_manager:
-        values |= {"form": dict(form), "errors": errors}
+        values |= {"form": _without_buttons(form), "errors": errors, "report": report}
     return Answer(400, values) if errors else values
 
 
-async def _register(request: Request) -> Product:
-    _require_manager(request.trader)
-    form = catalog.validate(request.form)
+async def _register(request: Request, form: ProductForm) -> Redirect:
+    """Store a new product; the next page says how to start its matching server."""
     write = request.platform.transactions.write
-    return await write(catalog.register, form, by=request.trader, at=now())
+    product = await write(catalog.register, form, by=request.trader, at=now())
+    request.platform.markets.changed()
+    message = f"{product.name} is registered: now start its matching server"
+    return Redirect(f"/default/edit_product/{product.id}", message)
 
 
 def _require_manager(user: User) -> None:
@@ -118,21 +125,26 @@ async def edit_product(request: Request, key: int) -> Result:
     """The form of a product, and the line that starts its matching server."""
     transactions = request.platform.transactions
     product = _known(await transactions.read(catalog.get, key), key)
-    form, errors = _product_form(product), {}
+    form: Mapping[str, str] = _product_form(product)
+    errors: dict[str, str] = {}
+    report = None
     if request.method == "POST":
         try:
             changed = catalog.validate(request.form)
-            await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
+            if "test" in request.form:
+                form, report = request.form, await connection.examine(changed)
+            else:
+                await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
+                request.platform.markets.changed()
+                return Redirect(f"/default/edit_product/{key}", f"{changed.name} is changed")
         except Invalid as invalid:
-            form, errors = dict(request.form), invalid.errors
-        else:
-            request.platform.markets.changed()
-            return Redirect(f"/default/edit_product/{key}", f"{changed.name} is changed")
+            form, errors = request.form, invalid.errors
     values = {
         **_row(request.platform, product),
         "command_line": catalog.command_line(product),
-        "form": form,
+        "form": _without_buttons(form),
         "errors": errors,
+        "report": report,
     }
     return Answer(400, values) if errors else values
 
@@ -320,6 +332,10 @@ def _state(product: Product, quote: Quote | None) -> str:
     if not product.active:
         return "inactive"
     return quote.phase if quote is not None and quote.is_live else "away"
+
+
+def _without_buttons(form: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in form.items() if name != "test"}
 
 
 def _product_form(product: Product) -> dict[str, str]:

@@ -48,3 +48,22 @@ def test_closing_is_asked_for_twice(venue: Venue, market: Market) -> None:
         expect(page.locator("#products .state")).to_have_text("closed")
         page.get_by_role("button", name="Resume all").click()
         expect(page.locator("#products .state")).to_have_text("continuous")
+
+
+def test_a_form_is_compared_with_what_answers_and_enter_still_saves(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader(manager=True, **PHONE) as manager:
+        page = manager.page
+        page.goto(f"/default/edit_product/{market.product}")
+        page.get_by_label("Unit price").fill("100.05")
+        page.get_by_role("button", name="Test connection").tap()
+        line = "The reference price is 100.00 there, and 100.05 in this form"
+        expect(page.get_by_text(line)).to_be_in_viewport()
+        page.get_by_label("Unit price").fill("100")
+        page.get_by_role("button", name="Test connection").tap()
+        expect(page.get_by_text("All is well: ruled answers at")).to_be_in_viewport()
+        page.get_by_label("Description").fill("Tried and true")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("ruled is changed")).to_be_visible()
+        expect(page.get_by_label("Description")).to_have_value("Tried and true")
