@@ -117,6 +117,69 @@ class ProfitAndLoss(msgspec.Struct, frozen=True):
     equity: int
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """A position valued at `last`, as of journal record `as_of` of its product."""
+
+    position: Position
+    last: int
+    as_of: int
+
+    @property
+    def ticker(self) -> str:
+        return self.position.ticker
+
+    @property
+    def average_price(self) -> int | None:
+        """What a share cost, or a short one brought in; None without shares.
+
+        >>> Holding(Position("intc", shares=-3, cost=200, cash=200), last=70, as_of=9).average_price
+        67
+        """
+        shares = abs(self.position.shares)
+        return (2 * self.position.cost + shares) // (2 * shares) if shares else None
+
+    @property
+    def value(self) -> int:
+        """What closing the position now would bring in; negative: cost."""
+        return self.position.shares * self.last
+
+    @property
+    def realised(self) -> int:
+        return self.position.realised
+
+    @property
+    def unrealised(self) -> int:
+        return self.position.cash + self.value - self.position.realised
+
+    @property
+    def profit(self) -> int:
+        """Realised and unrealised together."""
+        return self.position.cash + self.value
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What a trader has in all products together, by ticker."""
+
+    cash: Cash
+    holdings: list[Holding]
+
+    @property
+    def value(self) -> int:
+        return sum(holding.value for holding in self.holdings)
+
+    @property
+    def equity(self) -> int:
+        return self.cash.actual + self.value
+
+    @property
+    def realised(self) -> int:
+        return sum(holding.realised for holding in self.holdings)
+
+    @property
+    def unrealised(self) -> int:
+        return sum(holding.unrealised for holding in self.holdings)
+
+
 def cash(db: DAL, owner: int) -> Cash:
     """What the owner has, and what ties it up; of an owner without an account, actual is 0."""
     found = rows(db, "SELECT actual_cash FROM auth_user WHERE id = ?", owner)
@@ -278,6 +341,24 @@ def pandl(
         unrealised=held.cash + value - held.realised,
         equity=money.actual + value + _value_of_others(db, owner, product.name),
     )
+
+
+def account(db: DAL, owner: int, lasts: Mapping[str, int]) -> Account:
+    """What the owner has, every product that was ever traded valued at its price in `lasts`.
+
+    A product that is not in `lasts` counts at its last trade that the database has.
+    """
+    settled = all_as_of(db)
+    holdings = []
+    for held in positions(db, owner):
+        last = lasts.get(held.ticker) or last_price(db, held.ticker) or 0
+        holdings.append(Holding(held, last, settled[held.ticker]))
+    return Account(cash(db, owner), holdings)
+
+
+def all_as_of(db: DAL) -> dict[str, int]:
+    """Ticker → seq of the last journal record that the database has, of journals being followed."""
+    return dict(rows(db, "SELECT ticker, seq FROM log_position WHERE closed = 'F' ORDER BY ticker"))
 
 
 def as_of(db: DAL, ticker: str) -> int:

@@ -236,6 +236,39 @@ def test_equity_counts_other_products_at_their_last_trade(db: DAL) -> None:
         assert portfolio.pandl(db, user.id, gs, last=10).equity == 10_000 + 3 * 10 + 5 * 80
 
 
+def test_an_account_is_cash_and_every_product_at_its_last_price(db: DAL) -> None:
+    user = add_user(db, "alice", cash="1")
+    with transaction(db, write=True):
+        for ticker, lineage, seq in (("intc", "a", 50), ("gs", "b", 60), ("none", "c", 70)):
+            _follow(db, ticker, lineage=lineage, seq=seq)
+        _match(db, 3, 8, 9, 1, 80)
+        key = {"lineage": "a", "owner": user.id}
+        insert(db, "position", ticker="intc", **key, shares=3, cost=200, cash=-150)
+        key["lineage"] = "b"
+        insert(db, "position", ticker="gs", **key, shares=-2, cost=101, cash=101)
+    with transaction(db):
+        account = portfolio.account(db, user.id, {"gs": 60})
+        nobody = portfolio.account(db, 77, {"gs": 60})
+    shown = [
+        (h.ticker, h.average_price, h.last, h.value, h.realised, h.unrealised, h.profit, h.as_of)
+        for h in account.holdings
+    ]
+    assert shown == [
+        ("gs", 51, 60, -120, 0, -19, -19, 60),
+        ("intc", 67, 80, 240, 50, 40, 90, 50),
+    ]
+    assert account.cash == Cash(10_000, 0, 0, 202, 0)
+    assert account.equity == 10_000 - 120 + 240
+    assert (account.value, account.realised, account.unrealised) == (120, 50, 21)
+    assert (nobody.holdings, nobody.equity) == ([], 0)
+
+
+def test_who_sold_everything_has_a_profit_and_no_average_price() -> None:
+    holding = portfolio.Holding(Position("intc", shares=0, cost=0, cash=70), last=80, as_of=1)
+    assert holding.average_price is None
+    assert (holding.value, holding.realised, holding.unrealised) == (0, 70, 0)
+
+
 def test_before_the_first_trade_the_page_is_empty_and_adds_up(db: DAL) -> None:
     user = add_user(db, "alice", cash="1")
     with transaction(db):
