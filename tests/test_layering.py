@@ -18,7 +18,8 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 CORE = (
     "order events protocol signing book engine records journal recovery session exchange marketdata"
 )
-CORE += " fanout client ports disk config exits pidfile groupcommit matchingserver"
+CORE += " fanout client ports disk config exits pidfile groupcommit server realtime"
+CORE += " httphandlers matchingserver"
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
 
@@ -50,6 +51,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.client": _matching("order protocol signing config exits"),
     "matching.fanout": _matching("marketdata"),
     "matching.groupcommit": _matching("exchange ports"),
+    "matching.server": _matching(
+        "order exchange session recovery ports config exits fanout groupcommit"
+    ),
+    "matching.realtime": _matching("events protocol exchange marketdata fanout server"),
+    "matching.httphandlers": _matching("order exchange marketdata realtime server"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order"),
     "robot.own_orders": ("robot.strategy", *_matching("order")),
@@ -82,6 +88,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 LIBRARY_ROOMS = {
     "tornado": (
         "matching.matchingserver",
+        "matching.server",
+        "matching.realtime",
+        "matching.httphandlers",
         "matching.client",
         "matching.fanout",
         "app.controllers",

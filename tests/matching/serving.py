@@ -16,9 +16,10 @@ from matching import signing
 from matching.config import Var, read_generations
 from matching.disk import SystemClock, SystemDice, SystemDisk
 from matching.groupcommit import DiskFailed
-from matching.matchingserver import Options, Server
+from matching.httphandlers import application
 from matching.ports import Disk
 from matching.recovery import open_journal
+from matching.server import Options, Server
 from tests.waiting import PATIENCE_SECONDS
 
 VENUE_KEY = "5e" * 32
@@ -161,7 +162,7 @@ async def serving(
     )
     server.begin()
     sockets = bind_sockets(0, "127.0.0.1")
-    server.serve(sockets)
+    server.serve(application(server), sockets)
     venue = Venue(server, sockets[0].getsockname()[1], var)
     try:
         yield venue

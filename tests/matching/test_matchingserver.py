@@ -14,8 +14,10 @@ import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.tcpclient import TCPClient
 
-from matching import fanout, matchingserver, signing
-from matching.matchingserver import BODY_LIMIT, LARGE_FRAME, SMALL_FRAME
+from matching import fanout, realtime, signing
+from matching.httphandlers import BODY_LIMIT
+from matching.realtime import LARGE_FRAME, SMALL_FRAME
+from matching.server import Server
 from tests.matching.serving import VENUE_KEY, Socket, Venue, form, run, until
 from tests.waiting import PATIENCE_SECONDS
 
@@ -601,7 +603,7 @@ def test_the_venue_key_counts_from_loopback_and_where_the_operator_says(
 def test_the_venue_key_from_elsewhere_is_venue_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matchingserver.Server, "trusts", lambda *_: False)
+    monkeypatch.setattr(Server, "trusts", lambda *_: False)
 
     async def scenario(venue: Venue) -> None:
         response = await venue.order(f"7:buy intc 1@50 ts={venue.ts}")
@@ -675,9 +677,9 @@ def test_a_silent_peer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await venue.connect()
         (connection,) = venue.server.connections
         heard = connection._last_heard
-        connection.ping_or_close(heard + matchingserver.SILENCE_SECONDS - 1)
+        connection.ping_or_close(heard + realtime.SILENCE_SECONDS - 1)
         await until(lambda: connection._last_heard > heard)
-        connection.ping_or_close(connection._last_heard + matchingserver.SILENCE_SECONDS)
+        connection.ping_or_close(connection._last_heard + realtime.SILENCE_SECONDS)
         await until(lambda: not venue.server.connections)
 
     run(tmp_path, scenario)

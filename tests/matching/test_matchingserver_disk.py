@@ -14,8 +14,8 @@ from matching.config import Var
 from matching.disk import SystemDisk, SystemFile
 from matching.exits import ExitCode, Fatal
 from matching.groupcommit import DiskFailed
-from matching.matchingserver import Options
 from matching.matchingserver import run as serve_product
+from matching.server import Options
 from tests.matching.serving import VENUE_KEY, Venue, form, serving, until
 from tests.waiting import free_port
 

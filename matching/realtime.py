@@ -1,0 +1,328 @@
+"""One WebSocket of a product (PROTOCOL §4): requests in; answers, private messages and feed out.
+
+It translates frames for the exchange, and what the exchange says to frames, and decides nothing.
+`on_message` never awaits: Tornado reads a connection's next frame only after it returns, so what is
+submitted is answered later, when its batch is durable. A client that does not read its answers, or
+has too many outstanding, is not read from until it has caught up.
+"""
+
+import asyncio
+import time
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from tornado.web import HTTPError
+from tornado.websocket import WebSocketHandler, WebSocketProtocol13
+
+from matching import protocol
+from matching.events import Rejected
+from matching.exchange import Close, Message, Replies, Reply
+from matching.fanout import Listener
+from matching.marketdata import DEFAULT_DEPTH, MAX_DEPTH, JsonObject
+from matching.server import Server, say
+
+SMALL_FRAME = 4 * 1024
+"""The largest frame before a login (PROTOCOL §4)."""
+
+LARGE_FRAME = 320 * 1024
+"""The largest frame after it."""
+
+FRAME_SLACK = 4
+"""Frames up to so many times the limit are read, so that their sender can be told."""
+
+TEXTS_LIMIT = 1_000
+"""The most texts in one frame."""
+
+ANSWERS_LIMIT = 4_096
+"""Texts of one connection that may be undecided or unsynced; nothing more is read from it then."""
+
+SILENCE_SECONDS = 60
+"""A WebSocket that says nothing for so long, not even pong, is closed."""
+
+NOT_TEXT = 1003
+TOO_BIG = 1009
+
+CHANNELS = frozenset({"book", "trades", "orders"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Subscribe(msgspec.Struct, tag_field="op", tag="subscribe", forbid_unknown_fields=True):
+    channels: tuple[str, ...] = ("book", "trades")
+    depth: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEPTH)] = DEFAULT_DEPTH
+    req: int | None = None
+
+
+class LogIn(msgspec.Struct, tag_field="op", tag="login", forbid_unknown_fields=True):
+    text: str
+    signature: str
+    req: int | None = None
+
+
+class Send(msgspec.Struct, tag_field="op", tag="send", forbid_unknown_fields=True):
+    text: str | None = None
+    signature: str | None = None
+    texts: Annotated[list[str], msgspec.Meta(min_length=1, max_length=TEXTS_LIMIT)] | None = None
+    req: int | None = None
+
+
+class Find(msgspec.Struct, tag_field="op", tag="find", forbid_unknown_fields=True):
+    id: Annotated[str, msgspec.Meta(max_length=36)] | None = None
+    oid: int | None = None
+    owner: int | None = None
+    req: int | None = None
+
+
+class Open(msgspec.Struct, tag_field="op", tag="open", forbid_unknown_fields=True):
+    owner: int | None = None
+    req: int | None = None
+
+
+class Ping(msgspec.Struct, tag_field="op", tag="ping", forbid_unknown_fields=True):
+    req: int | None = None
+
+
+_decode_request = msgspec.json.Decoder(Subscribe | LogIn | Send | Find | Open | Ping).decode
+
+
+class RealtimeHandler(WebSocketHandler):
+    """One WebSocket: translates frames for the exchange, and what the exchange says to frames."""
+
+    def initialize(self, server: Server) -> None:
+        self.server = server
+        self._messages: list[bytes] = []
+        self._unanswered = 0
+        self._is_open = False
+        self._resume: asyncio.Future[None] | None = None
+
+    def log_exception(self, *details: Any) -> None:
+        super().log_exception(*details)
+        # If it broke the exchange, the next batch, which ends the server, must not wait for others.
+        self.server.commit.schedule()
+
+    def prepare(self) -> None:
+        """Refuse an origin that is no address at all, which Tornado would stumble over."""
+        headers = self.request.headers
+        try:
+            urlsplit(headers.get("Origin", ""))
+            urlsplit(f"//{headers.get('Host', '')}")
+        except ValueError as error:
+            raise HTTPError(403, reason="Origin or Host is not an address") from error
+
+    def check_origin(self, origin: str) -> bool:
+        """The same host name on any port, or an origin that --origin names."""
+        if origin in self.server.options.origins:
+            return True
+        asked = urlsplit(f"//{self.request.headers.get('Host', '')}").hostname
+        return _host_name(urlsplit(origin).hostname) == _host_name(asked)
+
+    @property
+    def max_message_size(self) -> int:
+        return LARGE_FRAME * FRAME_SLACK
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.set_nodelay(True)
+        server = self.server
+        trusted = server.trusts(self.request.remote_ip or "")
+        self.session = server.exchange.open_session(self, trusted=trusted)
+        self._limit_frames(SMALL_FRAME)
+        self._last_heard = time.monotonic()
+        self._is_open = True
+        server.connections.add(self)
+        self.listener: Listener = server.fanout.join(self, snapshot=False)
+        self.listener.send(server.exchange.hello(self.session))
+        server.fanout.subscribe(self.listener)
+        say("client connected via websocket")
+
+    def _limit_frames(self, limit: int) -> None:
+        """Refuse larger frames; those many times larger are cut off as they come."""
+        self._frame_limit = limit
+        connection = self.ws_connection
+        if isinstance(connection, WebSocketProtocol13):
+            connection.params.max_message_size = limit * FRAME_SLACK
+
+    def on_close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        server = self.server
+        server.connections.discard(self)
+        server.fanout.leave(self.listener)
+        server.exchange.close_session(self.session)
+        server.commit.schedule()
+        self._resume_reading()
+        say("client disconnected")
+
+    def on_pong(self, data: bytes) -> None:
+        self._last_heard = time.monotonic()
+
+    def ping_or_close(self, now: float) -> None:
+        """Ask for a sign of life; give up on a peer that has been silent for too long."""
+        if now - self._last_heard >= SILENCE_SECONDS:
+            self.listener.abort()
+        elif self.ws_connection is not None and not self.ws_connection.is_closing():
+            self.ping()
+
+    # -- incoming
+
+    def on_message(self, message: str | bytes) -> "asyncio.Future[None] | None":
+        """Never awaits: Tornado reads the next frame only after this returns.
+
+        Only when too much waits for this client does it return a future, and so stops reading.
+        """
+        self._last_heard = time.monotonic()
+        if isinstance(message, bytes):
+            self.listener.close(NOT_TEXT, "frames are text")
+            return None
+        if 4 * len(message) > self._frame_limit and len(message.encode()) > self._frame_limit:
+            self.listener.close(TOO_BIG, f"a frame has at most {self._frame_limit} bytes here")
+            return None
+        try:
+            request = _decode_request(message)
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            self._refuse(_req_of(message), "bad_request", str(error))
+            return self._pause()
+        if self.server.is_stopping:
+            self._refuse(request.req, "not_ready", "the server stops")
+        elif isinstance(request, Send):
+            self._on_send(request)
+        elif isinstance(request, Ping):
+            self._on_ping_request(request)
+        else:
+            self._on_question(request)
+        return self._pause()
+
+    def _on_send(self, request: Send) -> None:
+        exchange = self.server.exchange
+        match request:
+            case Send(text=str(text), signature=None, texts=None):
+                exchange.send(self.session, text, req=request.req)
+            case Send(text=str(text), signature=str(signature), texts=None):
+                exchange.submit(
+                    text,
+                    signature,
+                    self,
+                    trusted=self.session.trusted,
+                    req=request.req,
+                    session=self.session,
+                )
+            case Send(text=None, signature=None, texts=list(texts)):
+                self._unanswered += len(texts) - 1
+                exchange.send_many(self.session, texts, req=request.req)
+            case _:
+                message = "send takes text, with or without signature, or texts"
+                self._refuse(request.req, "bad_request", message)
+                return
+        self._unanswered += 1
+        self.server.commit.schedule()
+
+    def _on_question(self, request: Subscribe | LogIn | Find | Open) -> None:
+        exchange = self.server.exchange
+        match request:
+            case Subscribe():
+                self._on_subscribe(request)
+                return
+            case LogIn():
+                exchange.login(self.session, request.text, request.signature, req=request.req)
+            case Find():
+                if (request.id is None) == (request.oid is None):
+                    self._refuse(request.req, "bad_request", "find takes an id or an oid")
+                    return
+                exchange.find(
+                    self.session,
+                    req=request.req,
+                    oid=request.oid,
+                    client_id=request.id,
+                    owner=request.owner,
+                )
+            case Open():
+                exchange.open_orders(self.session, req=request.req, owner=request.owner)
+        self._unanswered += 1
+        self.server.commit.schedule()
+
+    def _on_subscribe(self, request: Subscribe) -> None:
+        unknown = [channel for channel in request.channels if channel not in CHANNELS]
+        if unknown:
+            self._refuse(request.req, "bad_request", f"there is no channel {unknown[0][:40]!r}")
+            return
+        has_snapshot = self.server.fanout.subscribe(
+            self.listener, request.depth, channels=request.channels, req=request.req
+        )
+        wanted = "orders" in request.channels
+        req = None if has_snapshot else request.req
+        self.server.exchange.subscribe_orders(self.session, req=req, wanted=wanted)
+        self._unanswered += wanted
+        self.server.commit.schedule()
+
+    def _on_ping_request(self, request: Ping) -> None:
+        pong: JsonObject = {"type": "pong", "time": self.server.exchange.time_text()}
+        if request.req is not None:
+            pong["req"] = request.req
+        self.listener.send(pong)
+
+    def _refuse(self, req: int | None, code: str, message: str) -> None:
+        """Answer what never reached the exchange."""
+        self.server.exchange.rejects[code] += 1
+        error = protocol.event_to_dict(Rejected(code, message))
+        answer: JsonObject = {"type": "answer", "error": error}
+        if req is not None:
+            answer["req"] = req
+        self.listener.send(answer)
+
+    # -- outgoing
+
+    def deliver(self, message: Message) -> None:
+        """Take a message of the exchange; it leaves with the others of its batch."""
+        if isinstance(message, Close):
+            self.flush_messages()
+            self.listener.close(message.code, message.reason)
+            return
+        if isinstance(message, Reply):
+            self._unanswered -= 1
+            data = message.to_dict()
+        elif isinstance(message, Replies):
+            self._unanswered -= len(message.answers)
+            data = message.to_dict()
+        else:
+            data = message
+            self._unanswered -= data["type"] != "order"
+            if data["type"] == "login":
+                self._limit_frames(LARGE_FRAME)
+        if not self._messages:
+            self.server.flush_later(self)
+        self._messages.append(_encode(data))
+
+    def flush_messages(self) -> None:
+        """Send what was delivered, in one write."""
+        messages, self._messages = self._messages, []
+        if messages and self._is_open:
+            self.listener.send(*messages)
+        if self._unanswered <= ANSWERS_LIMIT:
+            self._resume_reading()
+
+    def _pause(self) -> "asyncio.Future[None] | None":
+        """A future to wait for before reading on, if the client is too far behind."""
+        if self._unanswered > ANSWERS_LIMIT:
+            self._resume = asyncio.get_running_loop().create_future()
+            return self._resume
+        return self.listener.drained()
+
+    def _resume_reading(self) -> None:
+        if self._resume is not None and not self._resume.done():
+            self._resume.set_result(None)
+
+
+def _req_of(message: str) -> int | None:
+    """The `req` of a frame that is JSON but no request; None if it has none."""
+    try:
+        decoded = msgspec.json.decode(message)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
+    req = decoded.get("req") if isinstance(decoded, dict) else None
+    return req if isinstance(req, int) and not isinstance(req, bool) else None
+
+
+def _host_name(name: str | None) -> str | None:
+    """The names of this machine to itself count as one."""
+    return "localhost" if name in ("localhost", "127.0.0.1", "::1") else name
