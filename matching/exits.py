@@ -3,7 +3,7 @@
 | code | meaning |
 |---|---|
 | 0 | done, or asked to stop by a signal |
-| 1 | a bug of ours: the traceback is printed |
+| 1 | a bug: ours, with its traceback, or one in a user's strategy, in one line |
 | 2 | usage |
 | 69 | a port is taken, or the other side is away |
 | 75 | the disk, or what is on it, cannot be relied on |

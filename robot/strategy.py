@@ -1,28 +1,47 @@
 """Strategies: what decides a robot's orders. Here a user plugs in an algorithm.
 
-A strategy is called when something happens and puts its orders on the `Desk`; it has no socket,
-clock or dice but those it is handed, so that a test can replay its every decision. The robot calls
+A strategy is a class that takes after `Strategy` and has those of its methods that it needs; the
+robot makes it without arguments and calls it when something happens:
 
-    on_timer(desk)      every so many seconds (`-w`)
+    on_timer(desk)                    every so many seconds (`-w`)
+    on_book(desk)                     the book or the phase is another one
+    on_trade(desk, trade)             somebody traded
+    on_order(desk, order, change)     something happened to an order of the strategy
+    on_reject(desk, reject)           a command was refused: nothing has changed
 
-and sends, after each call, what the strategy has put on the desk.
+It decides with `desk.buy`, `desk.sell`, `desk.cancel` and `desk.cancel_all`. The commands leave
+when the method returns, and it is not called again before their answers are there: what it reads
+from the desk includes all that it did. It has no socket, clock or dice but those of its `Desk`, so
+that a test can replay its every decision.
 
->>> desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000)
->>> RandomTrader(owners=[0], dice=random.Random(3)).on_timer(desk)
+>>> desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000, dice=random.Random(3))
+>>> RandomTrader(owners=[0]).on_timer(desk)
 >>> [describe(command) for command in desk.take_commands()]
 ['0:buy 607@90.69']
+>>> MarketMaker().on_book(desk)
+>>> [describe(command) for command in desk.take_commands()]
+['0:buy 100@99.90', '0:sell 100@100.10']
 """
 
+import math
+import operator
 import random
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
 
 from matching.order import (
+    HOUSE,
     PRICE_SCALE,
     Cancel,
     CancelAll,
+    CancelReason,
     NewOrder,
+    Phase,
     Side,
+    Status,
     TimeInForce,
     format_price,
 )
@@ -30,93 +49,243 @@ from matching.order import (
 DeskCommand = NewOrder | Cancel | CancelAll
 """What a strategy may order."""
 
+MAX_COMMANDS = 1_000
+"""Commands of one call that are sent, as many as one frame takes (PROTOCOL §4)."""
 
-class Desk:
-    """A strategy's view of its product, and where it puts its orders.
 
-    `last` (the last price, before the first trade the reference price), `tick` and every price are
-    integers of ten-thousandths; quantities are multiples of `lot`. Price 0 means a market order.
+class Level(NamedTuple):
+    """A price level of the book: shares and number of orders."""
+
+    price: int
+    quantity: int
+    orders: int
+
+
+class PublicTrade(msgspec.Struct, frozen=True):
+    """A trade of anybody; `taker` None: it has none. A gap in `tid` tells that some are missing."""
+
+    tid: int
+    price: int
+    quantity: int
+    taker: Side | None
+
+
+class OwnOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An order of the strategy, as it stands; price 0: at the market, stop 0: none."""
+
+    oid: int
+    client_id: str
+    side: Side
+    price: int
+    stop: int
+    quantity: int
+    filled: int
+    remaining: int
+    status: Status
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still trade."""
+        return self.remaining > 0
+
+
+class What(StrEnum):
+    """What may happen to an order; all but `recovered` are events of PROTOCOL §4."""
+
+    ACCEPTED = "accepted"
+    TRADE = "trade"
+    CANCELED = "canceled"
+    TRIGGERED = "triggered"
+    AMENDED = "amended"
+    DECREMENTED = "decremented"
+    RECOVERED = "recovered"
+    """The connection was lost and is there again: the order as it stands now, whatever happened."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What happened to an order: to how many shares, at which price, for which reason."""
+
+    what: What
+    quantity: int = 0
+    price: int = 0
+    reason: CancelReason | None = None
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """A command that changed nothing: a code and a sentence of PROTOCOL §3, and the rule if any.
+
+    The robot has three codes of its own: `away` (the server was away, nothing was sent), `lost`
+    (sent, but not carried out before the connection was lost) and `flood` (more than it sends).
     """
 
-    __slots__ = ("_commands", "last", "lot", "tick", "ticker")
+    command: DeskCommand
+    code: str
+    message: str
+    rule: str = ""
 
-    def __init__(self, *, ticker: str, tick: int, lot: int, last: int) -> None:
+
+class Desk:
+    """A strategy's view of its product and its orders, and where it puts its commands.
+
+    Every price (`tick`, `last` and those of levels and orders) is an integer of ten-thousandths:
+    `matching.order.parse_price("50.25")` makes one. Quantities are multiples of `lot`.
+    """
+
+    __slots__ = (
+        "_commands",
+        "_first_too_many",
+        "_id_prefix",
+        "_ids",
+        "asks",
+        "bids",
+        "dice",
+        "last",
+        "lot",
+        "orders",
+        "owner",
+        "phase",
+        "position",
+        "tick",
+        "ticker",
+    )
+
+    def __init__(
+        self,
+        *,
+        ticker: str,
+        tick: int,
+        lot: int,
+        last: int,
+        dice: random.Random,
+        owner: int = HOUSE,
+        id_prefix: str = "",
+    ) -> None:
         self.ticker = ticker
         self.tick = tick
         self.lot = lot
         self.last = last
+        """The last price; before the first trade, the reference price."""
+        self.dice = dice
+        """Seeded by `--seed`."""
+        self.owner = owner
+        self.phase = Phase.CONTINUOUS
+        self.bids: Sequence[Level] = ()
+        """The best 50 levels, best first; `asks` too."""
+        self.asks: Sequence[Level] = ()
+        self.orders: Mapping[int, OwnOrder] = {}
+        """The strategy's open orders, by oid."""
+        self.position = 0
+        """The owner's shares, bought less sold. The house has no account: what this robot did."""
+        self._id_prefix = id_prefix
+        self._ids = 0
         self._commands: list[DeskCommand] = []
+        self._first_too_many: DeskCommand | None = None
 
     def buy(
         self,
         quantity: int,
         price: int = 0,
         *,
-        owner: int,
+        owner: int | None = None,
         stop: int = 0,
         tif: TimeInForce = TimeInForce.GTC,
         post: bool = False,
-    ) -> None:
-        """Buy for an owner; the order goes out when the strategy returns."""
-        self._order(Side.BUY, quantity, price, owner, stop, tif, post)
+    ) -> str:
+        """Buy, at the market or up to a price; the order goes out when the strategy returns.
+
+        The id by which `on_order` and `on_reject` will know it; "" where the robot gives none.
+        """
+        return self._order(Side.BUY, quantity, price, owner, stop, tif, post)
 
     def sell(
         self,
         quantity: int,
         price: int = 0,
         *,
-        owner: int,
+        owner: int | None = None,
         stop: int = 0,
         tif: TimeInForce = TimeInForce.GTC,
         post: bool = False,
-    ) -> None:
-        """Sell for an owner; the order goes out when the strategy returns."""
-        self._order(Side.SELL, quantity, price, owner, stop, tif, post)
+    ) -> str:
+        """Sell, at the market or down to a price; else as `buy`."""
+        return self._order(Side.SELL, quantity, price, owner, stop, tif, post)
 
-    def cancel(self, oid: int, *, owner: int) -> None:
-        """Cancel an open order of an owner."""
-        self._commands.append(Cancel(ticker=self.ticker, owner=owner, oid=oid))
+    def cancel(self, oid: int, *, owner: int | None = None) -> None:
+        """Cancel an open order."""
+        self._put(Cancel(ticker=self.ticker, owner=self._owner(owner), oid=_whole("oid", oid)))
 
-    def cancel_all(self, *, owner: int) -> None:
-        """Cancel every open order of an owner in this product."""
-        self._commands.append(CancelAll(ticker=self.ticker, owner=owner))
+    def cancel_all(self, *, owner: int | None = None) -> None:
+        """Cancel every open order of the owner in this product, whoever sent it."""
+        self._put(CancelAll(ticker=self.ticker, owner=self._owner(owner)))
 
     def take_commands(self) -> list[DeskCommand]:
         """What was put on the desk since the last call, oldest first; the desk is empty then."""
         commands, self._commands = self._commands, []
         return commands
 
+    def take_first_too_many(self) -> DeskCommand | None:
+        """The first command beyond MAX_COMMANDS since the last call; those are not kept."""
+        first, self._first_too_many = self._first_too_many, None
+        return first
+
     def _order(
         self,
         side: Side,
         quantity: int,
         price: int,
-        owner: int,
+        owner: int | None,
         stop: int,
         tif: TimeInForce,
         post: bool,
-    ) -> None:
+    ) -> str:
+        client_id = ""
+        if self._id_prefix:
+            self._ids += 1
+            client_id = f"{self._id_prefix}{self._ids}"
         order = NewOrder(
             ticker=self.ticker,
-            owner=owner,
+            owner=self._owner(owner),
             side=side,
-            quantity=quantity,
-            price=price,
-            stop=stop,
-            tif=tif,
+            quantity=_whole("quantity", quantity),
+            price=_whole("price", price),
+            stop=_whole("stop", stop),
+            client_id=client_id,
+            tif=TimeInForce(tif),
             post=post,
         )
-        self._commands.append(order)
+        self._put(order)
+        return client_id
+
+    def _put(self, command: DeskCommand) -> None:
+        if len(self._commands) < MAX_COMMANDS:
+            self._commands.append(command)
+        elif self._first_too_many is None:
+            self._first_too_many = command
+
+    def _owner(self, owner: int | None) -> int:
+        return self.owner if owner is None else owner
 
 
-class Strategy(Protocol):
-    """What a robot asks of a strategy."""
+class Strategy:
+    """What the robot calls; a strategy overrides what it needs."""
 
     def on_timer(self, desk: Desk) -> None:
-        """Time has passed; `desk` shows the market as it is now."""
+        """Time has passed."""
+
+    def on_book(self, desk: Desk) -> None:
+        """The book, or the phase of trading, is another one. Many changes may come as one call."""
+
+    def on_trade(self, desk: Desk, trade: PublicTrade) -> None:
+        """Somebody traded."""
+
+    def on_order(self, desk: Desk, order: OwnOrder, change: Change) -> None:
+        """`change` happened to an order of the strategy, which then stood as `order` says."""
+
+    def on_reject(self, desk: Desk, reject: Reject) -> None:
+        """A command was refused."""
 
 
-class RandomTrader:
+class RandomTrader(Strategy):
     """The random trader of 2010: one of four orders with equal chance, for one of its owners.
 
     Buy or sell, at the market or with a limit |N(0, 10)| away from the last price, on the side
@@ -132,38 +301,114 @@ class RandomTrader:
     HIGHEST = 180.0
     LARGEST_QUANTITY = 1000
 
-    def __init__(self, *, owners: Sequence[int], dice: random.Random, clear_turns: int = 0) -> None:
+    def __init__(self, *, owners: Sequence[int], clear_turns: int = 0) -> None:
         self._owners = owners
-        self._dice = dice
         self._clear_turns = clear_turns
 
     def on_timer(self, desk: Desk) -> None:
-        owner = self._dice.choice(self._owners)
-        if self._clear_turns and self._dice.randrange(self._clear_turns) == 0:
+        dice = desk.dice
+        owner = dice.choice(self._owners)
+        if self._clear_turns and dice.randrange(self._clear_turns) == 0:
             desk.cancel_all(owner=owner)
-        lots = self._dice.randint(1, max(1, self.LARGEST_QUANTITY // desk.lot))
+        lots = dice.randint(1, max(1, self.LARGEST_QUANTITY // desk.lot))
         quantity = lots * desk.lot
         last = desk.last / PRICE_SCALE
-        match self._dice.choice(("buy market", "buy limit", "sell market", "sell limit")):
+        match dice.choice(("buy market", "buy limit", "sell market", "sell limit")):
             case "buy market":
                 desk.buy(quantity, owner=owner)
             case "buy limit":
-                desk.buy(quantity, _on_grid(self._buy_limit(last), desk.tick), owner=owner)
+                desk.buy(quantity, _on_grid(self._buy_limit(last, dice), desk.tick), owner=owner)
             case "sell market":
                 desk.sell(quantity, owner=owner)
             case "sell limit":
-                desk.sell(quantity, _on_grid(self._sell_limit(last), desk.tick), owner=owner)
+                desk.sell(quantity, _on_grid(self._sell_limit(last, dice), desk.tick), owner=owner)
 
-    def _buy_limit(self, last: float) -> float:
-        price = last - self._distance(10)
-        return price if price > self.LOWEST else self.LOWEST + self._distance(20)
+    def _buy_limit(self, last: float, dice: random.Random) -> float:
+        price = last - abs(dice.gauss(0, 10))
+        return price if price > self.LOWEST else self.LOWEST + abs(dice.gauss(0, 20))
 
-    def _sell_limit(self, last: float) -> float:
-        price = last + self._distance(10)
-        return price if price < self.HIGHEST else self.HIGHEST - self._distance(20)
+    def _sell_limit(self, last: float, dice: random.Random) -> float:
+        price = last + abs(dice.gauss(0, 10))
+        return price if price < self.HIGHEST else self.HIGHEST - abs(dice.gauss(0, 20))
 
-    def _distance(self, spread: float) -> float:
-        return abs(self._dice.gauss(0, spread))
+
+class MarketMaker(Strategy):
+    """A market maker: a bid and an ask around the middle of what the others quote.
+
+    The middle is that of the best bid and ask but for its own orders. Both prices stand `distance`
+    away from it (a part of it: 0.001 is 0.1%), shifted against the position by up to as much: the
+    more it holds, the lower both. A quote stays where it is until its price is off by more than a
+    third of the distance, most of it is filled, or the limit forbids it: each new order stands last
+    in its queue. Its orders are `post`: they wait, or are refused.
+
+    The position stays within ±`max_position`, even if both quotes fill at once: so a new quote is
+    placed only when the old one is known to be gone.
+    """
+
+    def __init__(
+        self, *, quantity: int = 100, distance: float = 0.001, max_position: int = 1_000
+    ) -> None:
+        self._quantity = quantity
+        self._distance = distance
+        self._max_position = max_position
+
+    def on_timer(self, desk: Desk) -> None:
+        self._quote(desk)
+
+    def on_book(self, desk: Desk) -> None:
+        self._quote(desk)
+
+    def on_order(self, desk: Desk, order: OwnOrder, change: Change) -> None:
+        self._quote(desk)
+
+    def _quote(self, desk: Desk) -> None:
+        if desk.phase is not Phase.CONTINUOUS:
+            return
+        middle = self._middle(desk)
+        distance = max(desk.tick, round(middle * self._distance))
+        shift = distance * max(-1.0, min(1.0, desk.position / self._max_position))
+        bid = math.floor((middle - distance - shift) / desk.tick) * desk.tick
+        ask = math.ceil((middle + distance - shift) / desk.tick) * desk.tick
+        tolerance = distance // 3
+        self._keep(desk, Side.BUY, bid, self._max_position - desk.position, tolerance)
+        self._keep(desk, Side.SELL, ask, self._max_position + desk.position, tolerance)
+
+    def _keep(self, desk: Desk, side: Side, price: int, room: int, tolerance: int) -> None:
+        """Keep the quote of a side if it is good enough; else cancel it, or place a new one."""
+        quotes = [order for order in desk.orders.values() if order.side is side]
+        quantity = min(self._quantity, room) // desk.lot * desk.lot
+        if not quotes and quantity > 0 and price > 0:
+            place = desk.buy if side is Side.BUY else desk.sell
+            place(quantity, price, post=True)
+        for order in quotes:
+            is_near = abs(order.price - price) <= tolerance
+            is_enough = 2 * order.remaining >= quantity
+            if len(quotes) > 1 or not is_near or not is_enough or order.remaining > room:
+                desk.cancel(order.oid)
+
+    @staticmethod
+    def _middle(desk: Desk) -> int:
+        """What the others quote around; with a side missing, the last price, if they allow it."""
+        bid = _best_of_others(desk, desk.bids, Side.BUY)
+        ask = _best_of_others(desk, desk.asks, Side.SELL)
+        if bid and ask:
+            return (bid + ask) // 2
+        if bid:
+            return max(desk.last, bid + desk.tick)
+        return min(desk.last, ask - desk.tick) if ask else desk.last
+
+
+def _best_of_others(desk: Desk, levels: Sequence[Level], side: Side) -> int:
+    """The best price at which others than the strategy quote; 0 if none."""
+    for level in levels:
+        own = sum(
+            order.remaining
+            for order in desk.orders.values()
+            if order.side is side and order.price == level.price
+        )
+        if level.quantity > own:
+            return level.price
+    return 0
 
 
 def describe(command: DeskCommand) -> str:
@@ -177,6 +422,15 @@ def describe(command: DeskCommand) -> str:
             return f"{command.owner}:del {command.oid}"
         case CancelAll():
             return f"{command.owner}:del all"
+
+
+def _whole(name: str, number: int) -> int:
+    """A number as an int; TypeError in the strategy's own line if it is a float or a text."""
+    try:
+        return operator.index(number)
+    except TypeError as error:
+        hint = " of ten-thousandths" if name != "quantity" and name != "oid" else ""
+        raise TypeError(f"{name} {number!r} is not an integer{hint}") from error
 
 
 def _on_grid(price: float, tick: int) -> int:

@@ -12,12 +12,16 @@ from robot.strategy import Desk, RandomTrader, describe
 TURNS = 4000
 
 
+def _desk(*, last: int = 1_000_000, tick: int = 100, lot: int = 1) -> Desk:
+    return Desk(ticker="intc", tick=tick, lot=lot, last=last, dice=random.Random(1))
+
+
 def _orders(
     *, last: int = 1_000_000, tick: int = 100, lot: int = 1, owners: list[int] | None = None
 ) -> Iterator[NewOrder]:
     """What the random trader orders in many turns."""
-    trader = RandomTrader(owners=owners or [HOUSE], dice=random.Random(1))
-    desk = Desk(ticker="intc", tick=tick, lot=lot, last=last)
+    trader = RandomTrader(owners=owners or [HOUSE])
+    desk = _desk(tick=tick, lot=lot, last=last)
     for _ in range(TURNS):
         trader.on_timer(desk)
         (order,) = desk.take_commands()
@@ -96,8 +100,8 @@ def test_it_never_cancels_unless_told_to() -> None:
 
 
 def test_told_to_it_cancels_all_of_its_owner_about_once_in_so_many_turns() -> None:
-    trader = RandomTrader(owners=[7, 8], dice=random.Random(1), clear_turns=50)
-    desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000)
+    trader = RandomTrader(owners=[7, 8], clear_turns=50)
+    desk = _desk()
     clears: Counter[int] = Counter()
     for _ in range(TURNS):
         trader.on_timer(desk)
@@ -114,7 +118,7 @@ def test_the_same_seed_makes_the_same_orders() -> None:
 
 
 def test_a_desk_hands_over_each_command_once_and_in_order() -> None:
-    desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000)
+    desk = _desk()
     desk.buy(10, 1_000_000, owner=7, stop=1_010_000, tif=TimeInForce.DAY)
     desk.sell(5, owner=8)
     desk.cancel(3, owner=7)
@@ -137,7 +141,7 @@ def test_a_desk_hands_over_each_command_once_and_in_order() -> None:
 
 
 def test_orders_are_printed_as_the_robot_of_2010_did() -> None:
-    desk = Desk(ticker="intc", tick=100, lot=1, last=1_000_000)
+    desk = _desk()
     desk.buy(600, owner=0)
     desk.sell(9, 998_700, owner=4, stop=1_000_000)
     desk.cancel(12, owner=4)

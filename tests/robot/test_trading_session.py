@@ -1,0 +1,275 @@
+"""Strategies as robots, at a real matching server that may be stopped, killed and started again."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from matching import config, signing
+from matching.client import Answer, BlockingClient, query
+from tests.processes import Process, running
+from tests.waiting import free_port, wait_until
+
+HEAD = """\
+from robot.strategy import Strategy
+
+class Mine(Strategy):
+"""
+
+DIARY = """\
+    def on_book(self, desk):
+        print("book", [level.price for level in desk.bids], desk.phase)
+
+    def on_trade(self, desk, trade):
+        print("trade", trade.tid, trade.quantity, trade.price, trade.taker)
+
+    def on_order(self, desk, order, change):
+        print("order", order.oid, change.what, order.filled, order.status, desk.position)
+
+    def on_reject(self, desk, reject):
+        print("reject", reject.code)
+"""
+
+
+class Venue:
+    """A matching server of `intc` that is there again after it was killed, and its robots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self.var = folder / "var"
+        self._processes: list[Process] = []
+        self.start()
+        self.key = config.load_venue_key(config.Var(self.var))
+
+    def start(self) -> None:
+        self.server = self._process("matching.matchingserver", "-p", str(self.port), "-t", "intc")
+        self.server.wait_for_line("listening on")
+
+    def robot(self, strategy: str, *options: str) -> Process:
+        """A robot with `-s`, or with the methods of a class of its own."""
+        if "\n" in strategy:
+            path = self._folder / "mine.py"
+            path.write_text(HEAD + strategy)
+            strategy = f"{path}:Mine"
+        return self._process(
+            *("robot.robot_trader", "-p", str(self.port), "-s", strategy, "-w", "0.1", *options)
+        )
+
+    def client(self) -> BlockingClient:
+        return BlockingClient(f"ws://127.0.0.1:{self.port}/realtime", ticker="intc", key=self.key)
+
+    def state(self) -> Answer:
+        return asyncio.run(query(f"http://127.0.0.1:{self.port}/query"))
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.end()
+
+    def _process(self, *arguments: str) -> Process:
+        process = Process("-m", *arguments, var=self.var)
+        self._processes.append(process)
+        return process
+
+
+@pytest.fixture
+def venue(tmp_path: Path) -> Iterator[Venue]:
+    venue = Venue(tmp_path)
+    yield venue
+    venue.end()
+
+
+def _has(robot: Process, pattern: str) -> Callable[[], bool]:
+    return lambda: re.search(pattern, robot.output, re.MULTILINE) is not None
+
+
+ONCE = """\
+    done = False
+
+    def on_timer(self, desk):
+        if not self.done:
+            self.done = True
+            desk.buy(10, 500_000)
+
+"""
+
+
+def test_a_strategy_sees_the_book_the_trades_and_its_orders(venue: Venue) -> None:
+    key = signing.owner_key(venue.key, 7)
+    robot = venue.robot(ONCE + DIARY, "-o", "7", "-k", key)
+    robot.wait_for_line(r"^book \[\] continuous$")
+    robot.wait_for_line(r"^order #1 from 7:buy 10@50.00 \(\d+\.\d{6}seconds\)$")
+    robot.wait_for_line("^order 1 accepted 0 open 0$")
+    robot.wait_for_line(r"^book \[500000\] continuous$")
+    with venue.client() as other:
+        other.send("8:sell 4@50")
+        robot.wait_for_line("^order 1 trade 4 partially_filled 4$")
+        robot.wait_for_line("^trade 1 4 500000 sell$")
+        other.send("8:sell 6@50")
+        robot.wait_for_line("^order 1 trade 10 filled 10$")
+        other.send("phase intc halted")
+        robot.wait_for_line(r"^book \[\] halted$")
+
+
+def test_of_trades_from_before_it_came_a_strategy_is_not_told(venue: Venue) -> None:
+    with venue.client() as other:
+        other.send_many(["8:sell 4@50", "9:buy 4@50"])
+        robot = venue.robot(ONCE + DIARY)
+        robot.wait_for_line("^order 3 accepted")
+        other.send("8:sell 4@50")
+        robot.wait_for_line("^trade 2 4 ")
+    assert "trade 1 " not in robot.output
+
+
+def test_its_orders_go_when_the_robot_goes(venue: Venue) -> None:
+    robot = venue.robot("maker", "-o", "7")
+    wait_until(lambda: venue.state()["asks"] and venue.state()["bids"], "both quotes")
+    assert robot.terminate() == 0
+    wait_until(lambda: not venue.state()["asks"] + venue.state()["bids"], "their end")
+
+
+def test_the_maker_follows_the_market_and_shifts_with_what_it_holds(venue: Venue) -> None:
+    venue.robot("maker", "-o", "7")
+    wait_until(lambda: venue.state()["bids"] == [["99.90", 100, 1]], "the first quotes")
+    with venue.client() as other:
+        other.send("8:sell 100@99.90 tif=ioc")
+        wait_until(
+            lambda: [level[:2] for level in venue.state()["bids"]] == [["99.79", 100]],
+            "a lower bid",
+        )
+        other.send_many(["8:buy 5@99.95", "8:sell 5@99.97"])
+        wait_until(
+            lambda: [level[0] for level in venue.state()["bids"]] == ["99.95", "99.85"],
+            "quotes around the new middle",
+        )
+
+
+def test_it_goes_on_when_the_server_is_there_again(venue: Venue) -> None:
+    robot = venue.robot("maker", "-o", "7")
+    wait_until(lambda: venue.state()["asks"] and venue.state()["bids"], "both quotes")
+    venue.server.kill()
+    wait_until(_has(robot, "^waiting for the matching server"), "the robot's waiting")
+    venue.start()
+    robot.wait_for_line("^the matching server of intc is there$")
+    wait_until(lambda: venue.state()["asks"] and venue.state()["bids"], "both quotes again")
+    assert len(venue.state()["asks"] + venue.state()["bids"]) == 2
+    assert robot.is_running
+
+
+def test_it_learns_what_became_of_its_orders_meanwhile(venue: Venue) -> None:
+    robot = venue.robot(ONCE + DIARY, "-o", "7")
+    robot.wait_for_line("^order 1 accepted 0 open 0$")
+    venue.server.kill()
+    venue.start()
+    robot.wait_for_line("^order 1 recovered 0 canceled 0$")
+
+
+def test_what_was_lost_on_the_way_is_told(venue: Venue) -> None:
+    robot = venue.robot(
+        DIARY + "    def on_timer(self, desk):\n        print('sends', desk.buy(1, 10_000))\n"
+    )
+    robot.wait_for_line("^order 1 accepted")
+    os.kill(venue.server.pid, signal.SIGSTOP)
+    sent = robot.output.count("sends")
+    wait_until(lambda: robot.output.count("sends") > sent, "an order without an answer")
+    venue.server.kill()
+    venue.start()
+    robot.wait_for_line("^reject lost$")
+    lost = robot.output.count("reject lost")
+    wait_until(lambda: "accepted" in robot.output.rpartition("reject lost")[2], "new orders")
+    assert robot.output.count("reject lost") == lost == 1
+
+
+FLOOD = """\
+    def on_timer(self, desk):
+        for _ in range(5_000):
+            desk.buy(1, 10_000)
+
+    def on_reject(self, desk, reject):
+        print("reject", reject.code)
+        desk.buy(1, 10_000)
+        desk.buy(1, 10_000)
+"""
+
+
+def test_a_flood_is_answered_by_rejects(venue: Venue) -> None:
+    with venue.client() as other:
+        other.send("phase intc halted")
+        robot = venue.robot(FLOOD)
+        robot.wait_for_line("^reject flood$")
+        wait_until(lambda: robot.output.count("reject market_halted") > 30, "rejects")
+        assert robot.is_running
+        assert other.ping()["type"] == "pong"
+        assert robot.terminate() == 0
+
+
+AVALANCHE = """\
+    def on_timer(self, desk):
+        if not desk.orders:
+            desk.buy(1, 10_000)
+
+    def on_order(self, desk, order, change):
+        if order.oid < 30:
+            for _ in range(1_000):
+                desk.buy(1, 10_000)
+
+    def on_reject(self, desk, reject):
+        print("reject", reject.code, reject.message)
+"""
+
+
+def test_an_avalanche_of_orders_ends_where_its_news_are_too_many(venue: Venue) -> None:
+    robot = venue.robot(AVALANCHE)
+    robot.wait_for_line(r"^reject flood nothing was sent: 10,\d\d\d news wait for the strategy$")
+    assert robot.is_running
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ("    def on_book(self, desk):\n        1 / 0\n", r"mine\.py:5: ZeroDivisionError: "),
+        (
+            "    def on_timer(self, desk):\n        desk.buy(10, 50.25)\n",
+            r"mine\.py:5: TypeError: price 50\.25 is not an integer of ten-thousandths",
+        ),
+    ],
+)
+def test_an_exception_in_a_strategy_ends_it_with_one_line(
+    venue: Venue, methods: str, words: str
+) -> None:
+    robot = venue.robot(methods)
+    assert robot.wait() == 1
+    assert len(robot.lines) == 1
+    assert re.search(words, robot.lines[0])
+
+
+@pytest.mark.parametrize("owner", ["7", "8"])
+def test_a_key_that_is_not_the_owners_is_said(venue: Venue, owner: str) -> None:
+    key = signing.owner_key(venue.key, 9)
+    robot = venue.robot("maker", "-o", owner, "-k", key)
+    assert robot.wait() == 78
+    assert f"the key is not good for owner {owner}" in robot.lines[-1]
+    assert len(robot.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("-s", "sorcerer"), 2, "is not random, maker or FILE:CLASS"),
+        (("-s", "dipper.py:"), 2, "is not random, maker or FILE:CLASS"),
+        (("-s", "maker", "-o", "1,2"), 2, "are for the random trader only"),
+        (("-s", "maker", "--clear", "5"), 2, "are for the random trader only"),
+        (("-s", "no.py:Mine"), 1, "no.py: there is no such file"),
+    ],
+)
+def test_what_it_cannot_use_ends_it_with_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    with running("-m", "robot.robot_trader", *arguments, var=tmp_path / "var") as robot:
+        assert robot.wait() == code
+        assert words in robot.lines[-1]
+        assert code == 2 or len(robot.lines) == 1
