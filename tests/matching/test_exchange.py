@@ -305,6 +305,35 @@ def test_signatures_are_forgotten_when_their_timestamp_cannot_pass_any_more() ->
     assert floor.exchange.query()["bids"] == [["50.00", 5, 1]]
 
 
+def test_what_has_ended_takes_no_memory() -> None:
+    """Orders that ended, and signatures whose timestamp cannot pass any more."""
+    floor = Floor()
+    person, seven, eight = floor.stranger(), floor.trader(7), floor.trader(8)
+    exchange = floor.exchange
+    person.submit(f"7:buy intc 5@50 ts={floor.ts}")
+    floor.commit()
+    floor.ask(eight, "sell 5@50")
+    floor.ask(seven, "buy 5@49")
+    floor.ask(seven, "del all")
+    floor.ask(seven, "buy 1@48 tif=ioc")
+    stays = floor.ask(seven, "buy 5@47")
+    assert list(exchange._open) == [stays["oid"]]
+    floor.clock.microseconds += 11_000_000
+    person.submit(f"7:buy intc 5@46 ts={floor.ts}")
+    floor.commit()
+    assert len(exchange._seen._answers) == len(exchange._seen._arrivals) == 1
+
+
+def test_a_clock_that_goes_back_after_a_reject_stops_nobody() -> None:
+    """The engine has seen the reject's time, though the journal has not."""
+    floor = Floor()
+    trader = floor.trader(7)
+    floor.clock.microseconds += 3_600_000_000
+    assert floor.ask(trader, "buy 0@50")["error"]["code"] == "invalid_order"
+    floor.clock.microseconds -= 3_600_000_000
+    assert floor.ask(trader, "buy 5@50")["oid"] == 1
+
+
 def test_an_id_makes_a_resend_safe_across_a_restart() -> None:
     floor = Floor()
     trader = floor.trader(7)
@@ -546,6 +575,18 @@ def test_raising_a_key_closes_the_owners_sessions_and_only_those() -> None:
     again.submit(text, signing.sign(signing.owner_key(VENUE_KEY, 7), text))
     floor.commit()
     assert again.take()[0]["error"]["code"] == "bad_signature"
+
+
+def test_a_session_whose_key_was_raised_is_told_nothing_more() -> None:
+    """Not even while its closing handshake lasts."""
+    floor = Floor()
+    seven, venue = floor.trader(7), floor.venue()
+    floor.exchange.subscribe_orders(seven.session, req=1, wanted=True)
+    floor.ask(venue, "7:buy 5@50")
+    assert [message["type"] for message in seven.take()] == ["orders", "order"]
+    floor.ask(venue, "key intc 7 2")
+    floor.ask(venue, "7:buy 5@49")
+    assert seven.take() == []
 
 
 def test_of_file_and_journal_the_higher_generation_counts() -> None:
