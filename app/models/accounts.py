@@ -1,4 +1,4 @@
-"""Accounts: registration, passwords and log-in sessions.
+"""Accounts: registration, profiles, passwords and log-in sessions.
 
 Hashing a password takes a third of a second, so it happens between transactions, in an executor:
 
@@ -14,7 +14,8 @@ Hashing a password takes a third of a second, so it happens between transactions
         token = login(db, credentials, check, old_token=cookie, at=now())  # None: wrong
 
 A session is a row; its token is in the trader's cookie and only its hash in the database, so that
-who reads the database cannot log in with it.
+who reads the database cannot log in with it. So it is with the link to a new password: its key is
+in the trader's mail, and `reset_password_key` holds "HASH:EXPIRES", "" where none was asked for.
 """
 
 import hashlib
@@ -27,17 +28,19 @@ from passlib.hash import pbkdf2_sha256
 from pydal import DAL
 
 from app.models import settings
-from app.models.db import Invalid, Taken, execute, insert, lock_table, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_row, lock_table, rows
 from matching.order import parse_price
 
 LOGIN_FAILED = "Wrong username or password"
 """The one answer to every failed log-in: it does not tell which of the two was wrong."""
 
+EMAIL_TAKEN = "This e-mail address is already taken"
+
 PASSWORD_MIN, PASSWORD_MAX = 4, 1024
 """Lengths of a password in characters; the upper bound keeps a log-in from hashing megabytes."""
 
 _USERNAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_EMAIL = re.compile(r'[^@\s"(),:;<>\[\]\\]+@[^@\s"(),:;<>\[\]\\]+')
 
 _USER_COLUMNS = "id, username, first_name, last_name, email, manager"
 
@@ -65,6 +68,33 @@ class Registration(msgspec.Struct, frozen=True):
     actual_cash: int
 
 
+class Profile(msgspec.Struct, frozen=True):
+    """A profile form that was filled in right."""
+
+    first_name: str
+    last_name: str
+    email: str
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """A link to a new password that was asked for: whose it is, and the key in it."""
+
+    username: str
+    email: str
+    key: str
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A line of the managers' list of users; cash in ten-thousandths, times in microseconds."""
+
+    username: str
+    first_name: str
+    last_name: str
+    manager: bool
+    actual_cash: int
+    created_on: int
+
+
 class Credentials(msgspec.Struct, frozen=True):
     """What a log-in is checked against; owner None: there is no such user."""
 
@@ -88,20 +118,8 @@ def validate_registration(form: Mapping[str, str]) -> Registration:
     username = form.get("username", "").strip()
     if _USERNAME.fullmatch(username) is None:
         errors["username"] = "1 to 64 letters, digits, dots, dashes or underscores"
-    names = {field: form.get(field, "").strip() for field in ("first_name", "last_name")}
-    for field, name in names.items():
-        if not 1 <= len(name) <= 128 or not name.isprintable():
-            errors[field] = "Enter a name of up to 128 characters"
-    email = form.get("email", "").strip().lower()
-    if _EMAIL.fullmatch(email) is None or len(email) > 254 or not email.isprintable():
-        errors["email"] = "Enter an e-mail address"
-    password = form.get("password", "")
-    if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
-        errors["password"] = f"{PASSWORD_MIN} to {PASSWORD_MAX} characters"
-    elif "\0" in password:
-        errors["password"] = "A password cannot hold a NUL character"
-    elif form.get("password_two", "") != password:
-        errors["password_two"] = "The two passwords differ"
+    profile = _read_profile(form, errors)
+    password = _read_new_password(form, errors)
     actual_cash = 0
     try:
         actual_cash = parse_price(form.get("actual_cash", "").strip())
@@ -111,13 +129,53 @@ def validate_registration(form: Mapping[str, str]) -> Registration:
         raise Invalid(errors)
     return Registration(
         username=username,
-        first_name=names["first_name"],
-        last_name=names["last_name"],
-        email=email,
+        first_name=profile.first_name,
+        last_name=profile.last_name,
+        email=profile.email,
         password=password,
         manager=bool(form.get("manager")),
         actual_cash=actual_cash,
     )
+
+
+def validate_profile(form: Mapping[str, str]) -> Profile:
+    """Fields first_name, last_name, email. Raises Invalid with a sentence for each wrong field."""
+    errors: dict[str, str] = {}
+    profile = _read_profile(form, errors)
+    if errors:
+        raise Invalid(errors)
+    return profile
+
+
+def validate_new_password(form: Mapping[str, str]) -> str:
+    """Fields password, password_two. Raises Invalid with a sentence for each wrong field."""
+    errors: dict[str, str] = {}
+    password = _read_new_password(form, errors)
+    if errors:
+        raise Invalid(errors)
+    return password
+
+
+def _read_profile(form: Mapping[str, str], errors: dict[str, str]) -> Profile:
+    names = {field: form.get(field, "").strip() for field in ("first_name", "last_name")}
+    for field, name in names.items():
+        if not 1 <= len(name) <= 128 or not name.isprintable():
+            errors[field] = "Enter a name of up to 128 characters"
+    email = form.get("email", "").strip().lower()
+    if _EMAIL.fullmatch(email) is None or len(email) > 254 or not email.isprintable():
+        errors["email"] = "Enter an e-mail address"
+    return Profile(names["first_name"], names["last_name"], email)
+
+
+def _read_new_password(form: Mapping[str, str], errors: dict[str, str]) -> str:
+    password = form.get("password", "")
+    if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+        errors["password"] = f"{PASSWORD_MIN} to {PASSWORD_MAX} characters"
+    elif "\0" in password:
+        errors["password"] = "A password cannot hold a NUL character"
+    elif form.get("password_two", "") != password:
+        errors["password_two"] = "The two passwords differ"
+    return password
 
 
 def hash_password(password: str, *, rounds: int = settings.PASSWORD_ROUNDS) -> str:
@@ -169,6 +227,28 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
     return user
 
 
+def change_profile(db: DAL, owner: int, profile: Profile, *, at: int) -> None:
+    """Store names and e-mail address. Invalid: the address is another account's.
+
+    A link that was mailed to another address than the new one no longer leads in.
+    """
+    lock_table(db, "auth_user")
+    if rows(db, "SELECT id FROM auth_user WHERE email = ? AND id <> ?", profile.email, owner):
+        raise Invalid({"email": EMAIL_TAKEN})
+    execute(
+        db,
+        "UPDATE auth_user SET first_name = ?, last_name = ?, modified_on = ?,"
+        " reset_password_key = CASE WHEN email = ? THEN reset_password_key ELSE '' END,"
+        " email = ? WHERE id = ?",
+        profile.first_name,
+        profile.last_name,
+        at,
+        profile.email,
+        profile.email,
+        owner,
+    )
+
+
 def find_credentials(db: DAL, username: str) -> Credentials:
     """What to check a log-in of this name (or e-mail) against."""
     if "\0" in username:  # PostgreSQL takes no such text, and nobody has such a name
@@ -211,28 +291,35 @@ def login(
 ) -> str | None:
     """The token of a new session, or None if the log-in failed. The browser's old session ends.
 
-    The new hash replaces only the hash that was checked: a password changed meanwhile stays.
+    A password that was changed while its old hash was checked opens nothing any more.
     """
     if not check.right or credentials.owner is None:
+        return None
+    lock_row(db, "auth_user", credentials.owner)
+    if not _is_password(db, credentials):
         return None
     if check.new_hash is not None:
         execute(
             db,
-            "UPDATE auth_user SET password = ?, modified_on = ? WHERE id = ? AND password = ?",
+            "UPDATE auth_user SET password = ?, modified_on = ? WHERE id = ?",
             check.new_hash,
             at,
             credentials.owner,
-            credentials.password_hash,
         )
     if old_token is not None:
         logout(db, old_token)
+    return open_session(db, credentials.owner, at=at)
+
+
+def open_session(db: DAL, owner: int, *, at: int) -> str:
+    """The token of a new session of an account that has proved who it is."""
     execute(db, "DELETE FROM session WHERE expires_on <= ?", at)
     token = secrets.token_urlsafe(32)
     insert(
         db,
         "session",
         token_hash=_token_hash(token),
-        owner=credentials.owner,
+        owner=owner,
         created_on=at,
         expires_on=at + settings.SESSION_SECONDS * 1_000_000,
     )
@@ -256,10 +343,125 @@ def logout(db: DAL, token: str) -> None:
     execute(db, "DELETE FROM session WHERE token_hash = ?", _token_hash(token))
 
 
+def find_password(db: DAL, owner: int) -> Credentials:
+    """What the old password of an account is checked against, before it gets a new one."""
+    found = rows(db, "SELECT id, password FROM auth_user WHERE id = ?", owner)
+    return Credentials(*found[0]) if found else Credentials(None, "")
+
+
+def change_password(
+    db: DAL, credentials: Credentials, check: PasswordCheck, new_hash: str, *, at: int
+) -> str | None:
+    """The token of the one session that the account then has; None if the old one was wrong.
+
+    All sessions end, since a thief of a cookie may hold one; and a link to a new password with
+    them. A password that was changed while its old hash was checked stays.
+    """
+    if not check.right or credentials.owner is None:
+        return None
+    lock_row(db, "auth_user", credentials.owner)
+    if not _is_password(db, credentials):
+        return None
+    _store_password(db, credentials.owner, new_hash, at=at)
+    return open_session(db, credentials.owner, at=at)
+
+
+def request_reset(db: DAL, name: str, *, at: int) -> Reset | None:
+    """The link to a new password of the account with this username or e-mail; None without one.
+
+    It replaces the link that was asked for before.
+    """
+    name = name.strip().lower()
+    if "\0" in name:  # PostgreSQL takes no such text, and nobody has such a name
+        return None
+    found = rows(
+        db,
+        "SELECT id, username, email FROM auth_user WHERE lower(username) = ? OR email = ?",
+        name,
+        name,
+    )
+    if not found:
+        return None
+    owner, username, email = found[0]
+    key = secrets.token_urlsafe(32)
+    execute(
+        db,
+        "UPDATE auth_user SET reset_password_key = ? WHERE id = ?",
+        f"{_token_hash(key)}:{at + settings.RESET_SECONDS * 1_000_000}",
+        owner,
+    )
+    return Reset(username, email, key)
+
+
+def reset_owner(db: DAL, key: str, *, at: int) -> int | None:
+    """Whose new password this link leads to; None if it was used, has expired, or never was."""
+    found = rows(
+        db,
+        "SELECT id, reset_password_key FROM auth_user WHERE reset_password_key <> ''"
+        " AND substr(reset_password_key, 1, 64) = ?",
+        _token_hash(key),
+    )
+    if not found:
+        return None
+    owner, stored = found[0]
+    return int(owner) if int(stored.partition(":")[2]) > at else None
+
+
+def reset_password(db: DAL, key: str, new_hash: str, *, at: int) -> bool:
+    """Whether the link was good: then it no longer is, and all sessions of its account have ended.
+
+    Of two who use it at once, one finds it used.
+    """
+    owner = reset_owner(db, key, at=at)
+    if owner is None:
+        return False
+    lock_row(db, "auth_user", owner)
+    if reset_owner(db, key, at=at) != owner:
+        return False
+    _store_password(db, owner, new_hash, at=at)
+    return True
+
+
+def every(db: DAL) -> list[Account]:
+    """All accounts by username, for managers."""
+    found = rows(
+        db,
+        "SELECT username, first_name, last_name, manager, actual_cash, created_on FROM auth_user"
+        " ORDER BY lower(username)",
+    )
+    return [
+        Account(username, first_name, last_name, manager == "T", actual_cash, created_on)
+        for username, first_name, last_name, manager, actual_cash, created_on in found
+    ]
+
+
 def get(db: DAL, owner: int) -> User | None:
     """The user with this id."""
     found = rows(db, f"SELECT {_USER_COLUMNS} FROM auth_user WHERE id = ?", owner)
     return _user(found[0]) if found else None
+
+
+def _is_password(db: DAL, credentials: Credentials) -> bool:
+    """Whether the hash that was checked is still the account's."""
+    return bool(
+        rows(
+            db,
+            "SELECT id FROM auth_user WHERE id = ? AND password = ?",
+            credentials.owner,
+            credentials.password_hash,
+        )
+    )
+
+
+def _store_password(db: DAL, owner: int, password_hash: str, *, at: int) -> None:
+    execute(
+        db,
+        "UPDATE auth_user SET password = ?, reset_password_key = '', modified_on = ? WHERE id = ?",
+        password_hash,
+        at,
+        owner,
+    )
+    execute(db, "DELETE FROM session WHERE owner = ?", owner)
 
 
 def _require_free(db: DAL, registration: Registration) -> None:
@@ -268,7 +470,7 @@ def _require_free(db: DAL, registration: Registration) -> None:
     if rows(db, "SELECT id FROM auth_user WHERE lower(username) = ?", name):
         errors["username"] = "This username is already taken"
     if rows(db, "SELECT id FROM auth_user WHERE email = ?", registration.email):
-        errors["email"] = "This e-mail address is already taken"
+        errors["email"] = EMAIL_TAKEN
     if errors:
         raise Invalid(errors)
 

@@ -16,6 +16,8 @@ from pydal import DAL, Field
 
 INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS auth_user_name ON auth_user (lower(username))",
+    "CREATE INDEX IF NOT EXISTS auth_user_reset ON auth_user (substr(reset_password_key, 1, 64))"
+    " WHERE reset_password_key <> ''",
     "CREATE UNIQUE INDEX IF NOT EXISTS order_oid ON buy_sell_order (ticker, lineage, oid)",
     "CREATE INDEX IF NOT EXISTS order_client_id ON buy_sell_order (created_by, ticker, client_id)"
     " WHERE client_id <> ''",

@@ -22,7 +22,7 @@ from tornado.web import create_signed_value
 from app import webserver
 from app.controllers.base import Platform
 from app.models import accounts, products
-from app.models.accounts import Credentials, PasswordCheck, Registration, User
+from app.models.accounts import Registration, User
 from app.models.db import DAL, close, migrate, now, open_database, transaction
 from app.models.products import Product
 from matching.config import Var, load_venue_key
@@ -205,9 +205,7 @@ class Web:
         browser = Browser(self)
         if user is not None:
             with self.database(write=True) as db:
-                credentials = Credentials(owner=user.id, password_hash="")
-                token = accounts.login(db, credentials, PasswordCheck(right=True), at=now())
-            assert token is not None
+                token = accounts.open_session(db, user.id, at=now())
             name = self.platform.session_cookie
             cookie = create_signed_value(self.platform.session_secret, name, token)
             browser.session = cookie.decode("ascii")

@@ -8,7 +8,7 @@ import passlib.handlers.pbkdf2 as passlib_pbkdf2
 import pytest
 
 from app.models import accounts, settings
-from app.models.accounts import Credentials, PasswordCheck, User
+from app.models.accounts import Account, Credentials, PasswordCheck, User
 from app.models.db import DAL, Invalid, close, execute, insert, rows, transaction
 from matching.order import format_price
 from tests.database import add_user
@@ -288,3 +288,178 @@ def test_a_session_ends_with_the_log_out_or_when_its_time_is_over(db: DAL) -> No
         accounts.logout(db, later)
         accounts.logout(db, later)
         assert accounts.session_user(db, later, at=length + DAY) is None
+
+
+def _change_password(db: DAL, user: User, old: str, new: str, *, at: int = 5) -> str | None:
+    with transaction(db):
+        credentials = accounts.find_password(db, user.id)
+    check = accounts.check_password(credentials, old, rounds=ROUNDS)
+    new_hash = accounts.hash_password(new, rounds=ROUNDS)
+    with transaction(db, write=True):
+        return accounts.change_password(db, credentials, check, new_hash, at=at)
+
+
+def _request_reset(db: DAL, name: str, *, at: int = 5) -> str:
+    with transaction(db, write=True):
+        reset = accounts.request_reset(db, name, at=at)
+    assert reset is not None
+    return reset.key
+
+
+def _reset_password(db: DAL, key: str, new: str, *, at: int = 6) -> bool:
+    with transaction(db, write=True):
+        new_hash = accounts.hash_password(new, rounds=ROUNDS)
+        return accounts.reset_password(db, key, new_hash, at=at)
+
+
+def test_a_log_in_by_a_password_that_was_changed_meanwhile_opens_nothing(db: DAL) -> None:
+    user = _register(db)
+    with transaction(db):
+        credentials = accounts.find_credentials(db, "alice")
+    check = accounts.check_password(credentials, "s3cret", rounds=ROUNDS)
+    assert _change_password(db, user, "s3cret", "changed") is not None
+    with transaction(db, write=True):
+        assert accounts.login(db, credentials, check, at=6) is None
+        assert rows(db, "SELECT COUNT(*) FROM session") == [(1,)]
+
+
+def test_a_profile_is_stored_without_touching_anything_else(db: DAL) -> None:
+    user = _register(db)
+    form = {"first_name": " Al ", "last_name": "Li", "email": "New@Example.org"}
+    with transaction(db, write=True):
+        accounts.change_profile(db, user.id, accounts.validate_profile(form), at=9)
+        assert accounts.get(db, user.id) == User(1, "alice", "Al", "Li", "new@example.org", False)
+        accounts.change_profile(db, user.id, accounts.validate_profile(form), at=10)
+
+
+def test_an_address_of_another_account_is_refused(db: DAL) -> None:
+    user = _register(db)
+    add_user(db, "bob")
+    form = {"first_name": "Al", "last_name": "Li", "email": "BOB@example.org"}
+    with pytest.raises(Invalid) as raised, transaction(db, write=True):
+        accounts.change_profile(db, user.id, accounts.validate_profile(form), at=9)
+    assert set(raised.value.errors) == {"email"}
+    with transaction(db):
+        assert accounts.get(db, user.id) == user
+
+
+@pytest.mark.parametrize(
+    "email", ["a,b@example.org", "<a@example.org>", '"a"@example.org', "a@b;c"]
+)
+def test_an_address_is_one_and_bare(email: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        accounts.validate_profile({"first_name": "A", "last_name": "B", "email": email})
+    assert set(raised.value.errors) == {"email"}
+
+
+def test_a_changed_password_is_the_only_one_and_ends_every_session(db: DAL) -> None:
+    user, bob = _register(db), _register(db, username="bob", email="bob@example.org")
+    before = [_login(db, "alice", "s3cret") for _ in range(2)]
+    bobs = _login(db, "bob", "s3cret")
+    assert _change_password(db, user, "wrong", "changed") is None
+    assert _login(db, "alice", "s3cret") is not None, "a wrong old password changes nothing"
+    token = _change_password(db, user, "s3cret", "changed")
+    assert token is not None
+    assert _login(db, "alice", "s3cret") is None
+    with transaction(db):
+        assert accounts.session_user(db, token, at=6) == user
+        assert bobs is not None
+        assert accounts.session_user(db, bobs, at=6) == bob
+        for old in before:
+            assert old is not None
+            assert accounts.session_user(db, old, at=6) is None
+    assert _login(db, "alice", "changed") is not None
+
+
+def test_of_two_changes_that_checked_one_password_the_first_stays(db: DAL) -> None:
+    user = _register(db)
+    with transaction(db):
+        credentials = accounts.find_password(db, user.id)
+    check = accounts.check_password(credentials, "s3cret", rounds=ROUNDS)
+    assert _change_password(db, user, "s3cret", "first") is not None
+    with transaction(db, write=True):
+        assert accounts.change_password(db, credentials, check, "second", at=6) is None
+    assert _login(db, "alice", "first") is not None
+
+
+def test_a_link_to_a_new_password_works_once(db: DAL) -> None:
+    _register(db)
+    token = _login(db, "alice", "s3cret")
+    assert token is not None
+    for name in ("alice", " ALICE ", "Alice@Example.org"):
+        key = _request_reset(db, name)
+    assert _login(db, "alice", "s3cret") is not None, "who asks has changed nothing yet"
+    assert _reset_password(db, key, "changed")
+    with transaction(db):
+        assert accounts.session_user(db, token, at=7) is None
+        assert rows(db, "SELECT COUNT(*) FROM session") == [(0,)]
+    assert not _reset_password(db, key, "again")
+    assert _login(db, "alice", "changed") is not None
+
+
+def test_a_link_to_a_new_password_expires_in_an_hour(db: DAL) -> None:
+    user = _register(db)
+    key = _request_reset(db, "alice", at=5)
+    hour = 3600 * 1_000_000
+    with transaction(db):
+        assert accounts.reset_owner(db, key, at=5 + hour - 1) == user.id
+        assert accounts.reset_owner(db, key, at=5 + hour) is None
+    assert not _reset_password(db, key, "changed", at=5 + hour)
+    assert _login(db, "alice", "s3cret") is not None
+
+
+@pytest.mark.parametrize("what", ["newer", "password", "email", "log-in"])
+def test_what_ends_a_link_to_a_new_password(db: DAL, what: str) -> None:
+    user = _register(db)
+    key = _request_reset(db, "alice")
+    if what == "newer":
+        _request_reset(db, "alice")
+    elif what == "password":
+        _change_password(db, user, "s3cret", "changed")
+    elif what == "email":
+        form = {"first_name": "A", "last_name": "B", "email": "other@example.org"}
+        with transaction(db, write=True):
+            accounts.change_profile(db, user.id, accounts.validate_profile(form), at=6)
+    else:
+        _login(db, "alice", "s3cret")
+    assert _reset_password(db, key, "reset") is (what == "log-in")
+
+
+def test_nothing_but_the_key_that_was_mailed_is_a_link(db: DAL) -> None:
+    _register(db)
+    key = _request_reset(db, "alice")
+    with transaction(db):
+        ((stored,),) = rows(db, "SELECT reset_password_key FROM auth_user")
+        assert key not in stored
+        for guess in ("", key[:-1], key + "A", stored, stored[:64], "%", "\udcff", "a\0"):
+            assert accounts.reset_owner(db, guess, at=6) is None, guess
+    with transaction(db, write=True):
+        for name in ("nobody", "", "%", "a\0b", "' OR 1=1 --"):
+            assert accounts.request_reset(db, name, at=6) is None, name
+
+
+def test_of_ten_who_use_one_link_at_once_one_does(db: DAL) -> None:
+    _register(db)
+    key = _request_reset(db, "alice")
+    start = threading.Barrier(10)
+
+    def attempt(number: int) -> bool:
+        start.wait()
+        try:
+            return _reset_password(db, key, f"password {number}")
+        finally:
+            close(db)
+
+    with ThreadPoolExecutor(10) as pool:
+        assert sorted(pool.map(attempt, range(10))) == [False] * 9 + [True]
+
+
+def test_managers_list_accounts_by_name_and_without_a_hash(db: DAL) -> None:
+    _register(db, username="Bob", manager="on", actual_cash="1.5")
+    _register(db, username="alice", email="bob@example.org")
+    with transaction(db):
+        listed = accounts.every(db)
+    assert listed == [
+        Account("alice", "Alice", "Liddell", False, 500_000_000, 1),
+        Account("Bob", "Alice", "Liddell", True, 15_000, 1),
+    ]
