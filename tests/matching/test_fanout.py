@@ -230,6 +230,20 @@ def test_each_depth_sees_its_own_window_and_channels_may_be_left_out() -> None:
     run(scenario)
 
 
+def test_who_subscribes_between_two_updates_misses_nothing_and_sees_nothing_twice() -> None:
+    async def scenario(floor: Floor) -> None:
+        first, second = await floor.connect(), await floor.connect()
+        for quantity in (1, 2, 3):  # the first is sent at once, the others wait for their time
+            floor.change((Side.BUY, 500_000, quantity))
+        floor.fanout.subscribe(floor.joined[1])
+        floor.change((Side.BUY, 500_100, 4))
+        for watcher in (first, second):
+            await watcher.catch_up(floor.feed.seq)
+            assert watcher.bids == {"50.00": 3, "50.01": 4}
+
+    run(scenario)
+
+
 def test_a_heartbeat_tells_the_seq_when_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout_module, "HEARTBEAT_SECONDS", 0.05)
 
@@ -254,19 +268,28 @@ def test_a_slow_listener_gets_the_newest_state_as_one_update_and_holds_up_nobody
         listener = floor.joined[1]
         small_send_buffer(listener)
         tid = 0
-        while listener._backlog is None or len(listener._backlog.message()["bids"]) < 40:
+        while listener._backlog is None or len(listener._backlog.message()["trades"]) < 50:
             tid += 1
             price = 500_000 + 100 * (tid % 70)
             floor.change((Side.BUY, price, tid), trades=[{"tid": tid, "price": "50.00"}])
             floor.fanout.flush()
+            floor.fanout._beat()
             await quick.catch_up(floor.feed.seq)
             assert listener.waiting <= fanout_module.PUBLIC_LIMIT + 64 * 1024
+        read = bytearray()
+        while listener._public_waiting > fanout_module.PUBLIC_LIMIT // 2:
+            read += await asyncio.to_thread(slow.recv, 1024)
+        tid += 1  # there is room again, but what it missed comes first
+        floor.change((Side.BUY, 500_000, 1), trades=[{"tid": tid, "price": "50.00"}])
+        floor.fanout.flush()
+        await quick.catch_up(floor.feed.seq)
         assert quick.bids == {level[0]: level[1] for level in floor.feed.levels(Side.BUY, 50)}
-        messages = await asyncio.to_thread(read_messages, slow, floor.feed.seq)
+        messages = await asyncio.to_thread(read_messages, slow, floor.feed.seq, read)
         seq = 0
         bids: dict[str, int] = {}
         for message in messages:
             if message["type"] not in ("snapshot", "update"):
+                assert message["seq"] == seq, "a heartbeat of what this client has not seen yet"
                 continue
             assert message["type"] == "snapshot" or message["prev"] == seq
             seq = message["seq"]
@@ -279,10 +302,12 @@ def test_a_slow_listener_gets_the_newest_state_as_one_update_and_holds_up_nobody
     run(scenario)
 
 
-def read_messages(sock: socket.socket, seq: int) -> list[dict[str, Any]]:
+def read_messages(
+    sock: socket.socket, seq: int, already_read: bytes | bytearray = b""
+) -> list[dict[str, Any]]:
     """Everything from the handshake up to the update of `seq`."""
     sock.settimeout(PATIENCE_SECONDS)
-    data = bytearray()
+    data = bytearray(already_read)
     messages: list[dict[str, Any]] = []
     while b"\r\n\r\n" not in data:
         data += sock.recv(65536)
@@ -376,6 +401,7 @@ def test_private_messages_are_never_dropped_and_come_in_order() -> None:
 
 def test_a_client_for_whom_too_much_waits_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout_module, "CLOSE_LIMIT", 1_000_000)
+    monkeypatch.setattr(fanout_module, "SILENCE_SECONDS", PATIENCE_SECONDS * 10)
 
     async def scenario(floor: Floor) -> None:
         slow = connect_and_never_read(floor.port)
