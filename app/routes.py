@@ -9,7 +9,7 @@ from pathlib import Path
 from tornado.routing import URLSpec
 from tornado.web import RedirectHandler
 
-from app.controllers import default, orders, phases, user
+from app.controllers import default, orders, phases, portfolio, trades, user
 from app.controllers.base import Page, PageHandler, Platform
 from app.controllers.health import FileHandler, LiveHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
@@ -26,7 +26,12 @@ PAGES: dict[str, Page] = {
     "/default/edit_product/ID": default.edit_product,
     "/default/trade/ID": default.trade,
     "/default/account/ID": default.account,
+    "/default/old_trade/ID": default.old_trade,
+    "/default/pandl": portfolio.pandl,
     "/default/pandl/ID": default.pandl,
+    "/default/positions": portfolio.positions,
+    "/default/my_trades": trades.my_trades,
+    "/default/all_trades": trades.all_trades,
     "/default/order": orders.order,
     "/default/delete": orders.delete,
     "/default/phase": phases.phase,

@@ -145,6 +145,7 @@ class Request:
     session: str
     xsrf: str
     wants_json: bool
+    wants_csv: bool
 
     @property
     def trader(self) -> User:
@@ -413,6 +414,7 @@ class PageHandler(PlatformHandler):
             session=self.session,
             xsrf=self.xsrf_token.decode("ascii") if self.format == "html" else "",
             wants_json=self.format == "json",
+            wants_csv=self.format == "csv",
         )
 
     def _turned_away(self) -> Redirect | None:
@@ -479,7 +481,7 @@ class PageHandler(PlatformHandler):
             "user": self.user,
             "xsrf": self.xsrf_token.decode("ascii"),
             "path": self.request.path,
-            "menu": menu.main_menu(),
+            "menu": menu.main_menu(self.user),
             "account": menu.user_menu(self.user),
             "messages": self._take_messages(),
         }

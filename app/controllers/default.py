@@ -19,6 +19,7 @@ from app.controllers.base import (
 )
 from app.controllers.markets import Quote
 from app.controllers.orders import new_order_id
+from app.controllers.portfolio import cash_values
 from app.models import portfolio
 from app.models import products as catalog
 from app.models.accounts import User
@@ -153,9 +154,13 @@ async def edit_product(request: Request, key: int) -> Result:
 def trade(db: DAL, request: Request, key: int) -> Result:
     """The canvas and the plain order form; what else is on it is kept current by the live feed."""
     product = _known(catalog.get(db, key), key)
-    if not product.active:
-        raise Problem(404, "not_found", f"{product.name} is not traded at present")
     owner = request.trader.id
+    open_orders = portfolio.open_orders(db, owner, product.name)
+    if not product.active:
+        if open_orders:
+            message = f"{product.name} is not traded at present; your orders in it are below"
+            return Redirect("/default/positions", message)
+        raise Problem(404, "not_found", f"{product.name} is not traded at present")
     page = {
         "product": product.id,
         "name": product.description or product.name,
@@ -166,19 +171,25 @@ def trade(db: DAL, request: Request, key: int) -> Result:
         "owner": owner,
         "xsrf": request.xsrf,
     }
-    orders = [_open_order(order) for order in portfolio.open_orders(db, owner, product.name)]
     market = request.platform.markets.get(key)
     quote = market.quote() if market else None
     standing, _ = _valued(db, owner, product, quote.last if quote else None, rows=0)
     return {
         "page": page,
-        "orders": orders,
+        "orders": [_open_order(order) for order in open_orders],
         "order_id": new_order_id(),
         "quote": _quote(quote),
         "phase": _state(product, quote),
         **_standing(standing),
         "profit": format_price(standing.realised + standing.unrealised),
     }
+
+
+@expose(Audience.TRADERS, view="default/trade.html")
+async def old_trade(request: Request, key: int) -> Result:
+    """The plain order form of 2010 is the ticket of the trade page."""
+    form = ".json" if request.wants_json else ""
+    return Redirect(f"/default/trade{form}/{key}#ticket-panel")
 
 
 @expose(Audience.TRADERS, view="default/pandl.html", table="rows")
@@ -188,6 +199,7 @@ async def pandl(request: Request, key: int) -> Result:
     return {
         "product": product.id,
         "ticker": product.name,
+        "active": product.active,
         **_standing(result),
         "last": format_price(last),
         "amount_spent": format_price(result.amount_spent),
@@ -230,25 +242,11 @@ def _valued(
 def _standing(result: ProfitAndLoss) -> dict[str, Any]:
     return {
         "as_of": result.as_of,
-        **_cash(result),
+        **cash_values(result.cash),
         "shares": result.shares,
         "realised": format_price(result.realised),
         "unrealised": format_price(result.unrealised),
         "equity": format_price(result.equity),
-    }
-
-
-def _cash(result: ProfitAndLoss) -> dict[str, Any]:
-    cash = result.cash
-    return {
-        "actual_cash": format_price(cash.actual),
-        "cash_available": format_price(cash.available),
-        "tied_up": {
-            "open_buys": format_price(cash.open_buys),
-            "short_orders": format_price(cash.short_orders),
-            "short_positions": format_price(cash.short_positions),
-            "intents": format_price(cash.intents),
-        },
     }
 
 

@@ -224,7 +224,7 @@ async def _reserve_and_send(
 
 
 def _reserve(
-    db: DAL, owner: int, product: Product, wanted: intents.Request, **market: Any
+    db: DAL, /, owner: int, product: Product, wanted: intents.Request, **market: Any
 ) -> Intent:
     """Reserve for the product as it is now: the market may not know yet that it was changed."""
     current = products.get(db, product.id)

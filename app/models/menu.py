@@ -14,11 +14,15 @@ class Link(msgspec.Struct, frozen=True):
     post: bool = False
 
 
-def main_menu() -> list[Link]:
-    """Index, Products, About."""
+def main_menu(user: User | None) -> list[Link]:
+    """Index, Products, About; who is logged in also has Portfolio, Trades."""
+    portfolio = Link("Portfolio", "/default/positions", ("positions", "pandl"))
+    trades = Link("Trades", "/default/my_trades", ("my_trades", "all_trades"))
+    traders = [portfolio, trades] if user else []
     return [
         Link("Index", "/default/index", ("index",)),
-        Link("Products", "/default/products", ("products", "trade", "pandl", "edit_product")),
+        Link("Products", "/default/products", ("products", "trade", "edit_product")),
+        *traders,
         Link("About", "/default/about", ("about",)),
     ]
 

@@ -56,7 +56,7 @@ def test_every_page_begins_with_the_menu(web: Web, trader: User) -> None:
         header = page.partition('<nav class="menu"')[2].partition("</header>")[0]
         assert link.findall(header) == [
             (entry.url, ' aria-current="page"' if entry.label == "About" else "", entry.label)
-            for entry in [*menu.main_menu(), *account]
+            for entry in [*menu.main_menu(user), *account]
         ]
 
 
@@ -67,7 +67,9 @@ def test_the_menu_marks_where_one_is(web: Web, trader: User, away: Product) -> N
         ("/default/index", ("page", "Index")),
         ("/default/products.html", ("page", "Products")),
         (f"/default/trade/{away.id}", ("true", "Products")),
-        (f"/default/pandl/{away.id}", ("true", "Products")),
+        ("/default/positions", ("page", "Portfolio")),
+        (f"/default/pandl/{away.id}", ("true", "Portfolio")),
+        ("/default/all_trades", ("true", "Trades")),
         ("/default/nowhere", None),
     ):
         found = re.search(r'aria-current="(\w+)">(\w+)<', browser.get(path).text)
@@ -238,6 +240,7 @@ def test_profits_and_losses_before_the_first_trade(web: Web, trader: User, away:
     assert browser.get(f"/default/pandl.json/{away.id}").json() == {
         "product": away.id,
         "ticker": "away",
+        "active": True,
         "as_of": 0,
         "actual_cash": "100000.00",
         "cash_available": "100000.00",

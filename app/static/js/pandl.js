@@ -1,49 +1,13 @@
-// The profits/loss page: asks for its own JSON every two seconds, and soon after each change of an
-// own order, and shows what it says. Nothing is added up here.
+// The profits/loss page: completed trades in one product, and what they came to.
 
-import { Feed } from "./feed.js";
-import { formatMoney, formatQuantity, parseMoney } from "./prices.js";
-
-const EVERY_MS = 2_000;
-const SOON_MS = [120, 500]; // log2db needs a moment to bring a trade into the database
-const STALE_AFTER_FAILURES = 3;
+import { keepCurrent, money, showFigures } from "./current.js";
+import { formatQuantity } from "./prices.js";
 
 const page = JSON.parse(document.getElementById("page").textContent);
-const url = `/default/pandl.json/${page.product}`;
-const origin = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
 const scroller = document.querySelector(".tall");
-let failures = 0;
-let shown = "";
-let newest = 0;
-
-async function refresh() {
-  const number = ++newest;
-  try {
-    const response = await fetch(url, { headers: { Accept: "application/json" } });
-    if (response.status === 401) location.reload();
-    if (!response.ok) throw new Error(response.statusText);
-    const text = await response.text();
-    failures = 0;
-    if (number === newest && text !== shown) {
-      shown = text;
-      show(JSON.parse(text));
-    }
-  } catch {
-    failures += 1;
-  }
-  document.getElementById("stale").hidden = failures < STALE_AFTER_FAILURES;
-}
 
 function show(state) {
-  for (const cell of document.querySelectorAll("[data-value]")) {
-    cell.textContent = state[cell.dataset.value];
-  }
-  for (const cell of document.querySelectorAll("[data-money]")) {
-    cell.replaceChildren(money(state[cell.dataset.money]));
-  }
-  for (const cell of document.querySelectorAll("[data-tied-up]")) {
-    cell.textContent = formatMoney(parseMoney(state.tied_up[cell.dataset.tiedUp]));
-  }
+  showFigures(state);
   const stays = isAtEnd();
   if (state.rows.length) {
     const rows = state.rows.map((row) => tableRow(row, row.time.slice(0, 19).replace("T", " ")));
@@ -92,20 +56,5 @@ function shares(quantity) {
   return quantity ? formatQuantity(quantity) : "";
 }
 
-function money(text) {
-  const span = document.createElement("span");
-  if (text.startsWith("-")) span.className = "sell";
-  span.textContent = formatMoney(parseMoney(text));
-  return span;
-}
-
-function onMessage(message) {
-  if (message.type === "order") for (const wait of SOON_MS) setTimeout(refresh, wait);
-}
-
 showEnd();
-new Feed({ url: `${origin}/realtime/${page.ticker}`, onMessage, onState: () => {} }).start();
-setInterval(() => {
-  if (document.visibilityState === "visible") refresh();
-}, EVERY_MS);
-document.addEventListener("visibilitychange", refresh);
+keepCurrent({ url: `/default/pandl.json/${page.product}`, tickers: page.tickers, show });

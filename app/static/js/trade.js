@@ -373,7 +373,7 @@ for (const name of ["pointerup", "pointermove", "wheel"]) {
 addEventListener("keydown", pressed);
 
 showArmed();
-showTab("chart");
+showTab(location.hash === "#ticket-panel" ? "ticket" : "chart"); // old_trade leads to the ticket
 chooseKind(aim.kind);
 ownOrdersChanged();
 account.start();

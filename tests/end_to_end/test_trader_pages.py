@@ -1,0 +1,143 @@
+"""The trader's pages in a browser: they follow the market by themselves, on a phone as well."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.end_to_end.test_pages import OVERFLOW, TOO_SMALL
+from tests.end_to_end.venue import PHONE, Market, Trader, Venue
+
+PAGES = ["positions", "pandl", "my_trades", "all_trades"]
+
+
+@pytest.fixture(scope="module")
+def market(venue: Venue) -> Market:
+    return venue.open_market("pages")
+
+
+def order(trader: Trader, market: Market, side: str, amount: str) -> None:
+    """Send an order, `100@99.50`, from another tab of the trader's."""
+    page = trader.context.new_page()
+    page.goto(f"/default/trade/{market.product}")
+    quantity, price = amount.split("@")
+    form = {"product": str(market.product), "type": side, "quantity": quantity, "price": price}
+    form["_xsrf"] = page.locator("input[name=_xsrf]").first.input_value()
+    assert page.request.post("/default/order", form=form).ok
+    page.close()
+
+
+def row(page: Page, table: str, words: str) -> list[str]:
+    """The cells of the row that has these words, once it is there."""
+    line = page.locator(f'[data-table="{table}"] tbody tr', has_text=words).first
+    expect(line).to_be_visible()
+    return line.locator("th, td").all_inner_texts()
+
+
+def test_orders_and_trades_come_to_the_portfolio_and_go_by_themselves(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader() as buyer, venue.trader() as seller:
+        page = buyer.page
+        page.goto("/default/positions")
+        expect(page.get_by_text("No open orders.")).to_be_visible()
+        page.evaluate("window.stays = true")
+        order(buyer, market, "buy", "60@101")
+        assert row(page, "orders", "pages")[2:6] == ["buy", "60", "0", "101.00"]
+        order(seller, market, "sell", "40@101")
+        assert row(page, "positions", "pages")[:5] == [
+            "pages",
+            "40",
+            "101.00",
+            "101.00",
+            "4,040.00",
+        ]
+        expect(page.locator('[data-table="orders"]')).to_contain_text("40")
+        expect(page.locator("#as-of")).to_have_text(f"as of seq {_seq(page)}")
+        assert page.evaluate("window.stays"), "the page was loaded again"
+        page.get_by_role("button", name="Cancel order").click()
+        expect(page.get_by_text("canceled, 40 filled")).to_be_visible()
+        expect(page.get_by_text("No open orders.")).to_be_visible()
+        assert page.url.endswith("/default/positions")
+
+
+def _seq(page: Page) -> int:
+    answer = page.request.get("/default/positions.json").json()
+    seq: int = answer["as_of"]["pages"]
+    return seq
+
+
+def test_a_trade_comes_to_the_lists_of_trades_by_itself(venue: Venue, market: Market) -> None:
+    with venue.trader() as buyer, venue.trader() as seller, venue.trader() as watcher:
+        buyer.page.goto("/default/my_trades")
+        watcher.page.goto(f"/default/all_trades?product={market.product}")
+        order(seller, market, "sell", "7@102.50")
+        order(buyer, market, "buy", "7@103")
+        mine = row(buyer.page, "trades", "102.50")
+        assert mine[1:8] == ["pages", "buy", "7", "102.50", "717.50", "0.00", "taker"]
+        assert row(watcher.page, "trades", "102.50")[1:5] == ["pages", "102.50", "7", "buy"]
+        buyer.page.get_by_label("Side").select_option("sell")
+        buyer.page.get_by_role("button", name="Show", exact=True).click()
+        expect(buyer.page.get_by_text("No trades of yours are like this.")).to_be_visible()
+        buyer.page.get_by_role("link", name="Show all").click()
+        row(buyer.page, "trades", "102.50")
+
+
+def test_the_trader_finds_the_way_from_page_to_page(venue: Venue, market: Market) -> None:
+    with venue.trader() as trader:
+        page = trader.page
+        for link, heading in (
+            ("Portfolio", "Portfolio"),
+            ("Profits/loss", "Profits/loss all products"),
+            ("My trades", "My trades"),
+            ("All trades", "All trades"),
+        ):
+            if page.url == "about:blank" or link == "Portfolio":
+                page.goto("/default/products")
+            page.get_by_role("link", name=link).first.click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+        page.goto(f"/default/trade/{market.product}")
+        page.get_by_role("link", name="All trades in pages").click()
+        expect(page.get_by_label("Product")).to_have_value(str(market.product))
+
+
+def test_the_pages_fit_a_phone_with_what_is_on_them(venue: Venue, market: Market) -> None:
+    with venue.trader(**PHONE) as trader, venue.trader() as other:
+        order(trader, market, "buy", "30@90")
+        order(other, market, "sell", "10@90")
+        page = trader.page
+        for name in PAGES:
+            page.goto(f"/default/{name}")
+            row(page, {"pandl": "products", "positions": "positions"}.get(name, "trades"), "pages")
+            fits = page.evaluate(OVERFLOW)
+            assert (name, fits) == (name, {"scrolls": False, "beyond": []})
+
+
+def test_what_a_finger_must_hit_in_the_portfolio_is_44_pixels_high(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader(**PHONE) as trader:
+        order(trader, market, "buy", "30@50")
+        trader.page.goto("/default/positions")
+        row(trader.page, "orders", "pages")
+        small = [element for element, _ in trader.page.evaluate(TOO_SMALL) if "button" in element]
+        assert small == []
+
+
+def test_the_old_trade_page_leads_to_the_ticket(venue: Venue, market: Market) -> None:
+    with venue.trader(**PHONE) as trader:
+        trader.page.goto(f"/default/old_trade/{market.product}")
+        expect(trader.page.locator("#ticket button[type=submit]")).to_be_in_viewport()
+        assert trader.page.url.endswith(f"/default/trade/{market.product}#ticket-panel")
+
+
+def test_the_portfolio_works_without_scripts(venue: Venue, market: Market) -> None:
+    with venue.trader() as trader:
+        order(trader, market, "buy", "30@50")
+        state = trader.context.storage_state()
+    with venue.visitor(storage_state=state, java_script_enabled=False) as plain:
+        page = plain.page
+        page.goto("/default/positions")
+        page.reload()  # log2db may need a moment
+        expect(page.get_by_role("button", name="Cancel order")).to_be_visible()
+        page.get_by_role("button", name="Cancel order").click()
+        expect(page.get_by_text("canceled, 0 filled")).to_be_visible()
+        assert page.url.endswith("/default/positions")
