@@ -133,6 +133,22 @@ def test_it_waits_for_its_server_and_goes_on_when_that_comes_back(
         assert robot.terminate() == 0
 
 
+def test_it_trades_where_servers_cannot_run(var: Path, port: int, server: Process) -> None:
+    """Windows has neither fcntl nor fdatasync, nor a loop that takes signals; robots run there."""
+    program = (
+        "import asyncio, os, sys\n"
+        "sys.modules['fcntl'] = None\n"
+        "del os.fdatasync, asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler\n"
+        "from robot.robot_trader import main\n"
+        "main()\n"
+    )
+    for strategy in ("random", "maker"):
+        options = ("-p", str(port), "-w", "0.1", "-s", strategy)
+        with running("-c", program, *options, var=var) as robot:
+            robot.wait_for_line(ORDER)
+            assert robot.terminate() == 0
+
+
 def test_it_trades_only_the_ticker_that_it_is_told(var: Path, port: int, server: Process) -> None:
     with running("-m", "robot.robot_trader", "-p", str(port), "-t", "gs", var=var) as robot:
         robot.wait_for_line(r"^waiting for .* trades intc, not gs$")

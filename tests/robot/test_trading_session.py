@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ import pytest
 
 from matching import config, signing
 from matching.client import Answer, BlockingClient, query
+from robot.strategy import Change, Desk, OwnOrder, Reject, Strategy
+from robot.trading_session import TradingSession
 from tests.processes import Process, running
-from tests.waiting import free_port, wait_until
+from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 HEAD = """\
 from robot.strategy import Strategy
@@ -65,6 +68,9 @@ class Venue:
 
     def state(self) -> Answer:
         return asyncio.run(query(f"http://127.0.0.1:{self.port}/query"))
+
+    def journal(self) -> str:
+        return config.Var(self.var).journal_file("intc").read_text(encoding="ascii")
 
     def end(self) -> None:
         for process in self._processes:
@@ -247,6 +253,14 @@ def test_an_exception_in_a_strategy_ends_it_with_one_line(
     assert re.search(words, robot.lines[0])
 
 
+def test_a_strategy_may_end_its_robot(venue: Venue) -> None:
+    quits = "    def on_order(self, desk, order, change):\n        raise SystemExit(3)\n"
+    robot = venue.robot(ONCE + quits)
+    assert robot.wait() == 3
+    assert [line.partition("(")[0] for line in robot.lines] == ["order #1 from 0:buy 10@50.00 "]
+    wait_until(lambda: not venue.state()["bids"], "the end of its orders")
+
+
 @pytest.mark.parametrize("owner", ["7", "8"])
 def test_a_key_that_is_not_the_owners_is_said(venue: Venue, owner: str) -> None:
     key = signing.owner_key(venue.key, 9)
@@ -273,3 +287,52 @@ def test_what_it_cannot_use_ends_it_with_one_line(
         assert robot.wait() == code
         assert words in robot.lines[-1]
         assert code == 2 or len(robot.lines) == 1
+
+
+@pytest.mark.parametrize(("pause_seconds", "ending"), [(1.0, "recovered canceled"), (6.0, "lost")])
+def test_an_order_that_nobody_answers_is_carried_out_at_once_or_never(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, pause_seconds: float, ending: str
+) -> None:
+    """The server stands still while the order lies in its socket, then goes on."""
+    monkeypatch.setattr("matching.client.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("matching.client.CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr("matching.client.CONNECT_SECONDS", 0.5)
+    told: list[str] = []
+
+    class Once(Strategy):
+        def on_timer(self, desk: Desk) -> None:
+            if not told:
+                told.append("sent")
+                os.kill(venue.server.pid, signal.SIGSTOP)
+                desk.buy(10, 500_000)
+
+        def on_order(self, desk: Desk, order: OwnOrder, change: Change) -> None:
+            told.append(f"{change.what} {order.status}")
+
+        def on_reject(self, desk: Desk, reject: Reject) -> None:
+            told.append(reject.code)
+
+    async def scenario() -> None:
+        session = TradingSession(
+            f"http://127.0.0.1:{venue.port}",
+            ticker=None,
+            strategy=Once(),
+            owner=7,
+            key=venue.key,
+            wait_seconds=0.1,
+            dice=random.Random(1),
+        )
+        trading = asyncio.ensure_future(session.trade())
+        while not told:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_seconds)
+        os.kill(venue.server.pid, signal.SIGCONT)
+        while len(told) < 2:
+            assert not trading.done()
+            await asyncio.sleep(0.01)
+        trading.cancel()
+        await asyncio.gather(trading, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_SECONDS))
+    assert told == ["sent", ending]
+    assert ("buy 10@50.00" in venue.journal()) == (ending != "lost")
