@@ -16,7 +16,7 @@ from tornado.tcpclient import TCPClient
 
 from matching import fanout, realtime, signing
 from matching.httphandlers import BODY_LIMIT
-from matching.realtime import LARGE_FRAME, SMALL_FRAME
+from matching.realtime import ANSWERS_LIMIT, LARGE_FRAME, SMALL_FRAME
 from matching.server import Server
 from tests.matching.serving import VENUE_KEY, Socket, Venue, form, run, until
 from tests.waiting import PATIENCE_SECONDS
@@ -668,6 +668,28 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_from(
         assert rejects["bad_request"] == refused < 400_000
         assert connection.listener.waiting < 2 * fanout.READ_LIMIT
         writer.transport.abort()
+
+    run(tmp_path, scenario)
+
+
+def test_a_client_with_too_many_unanswered_texts_is_not_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(venue: Venue) -> None:
+        socket = await venue.log_in(7)
+        (connection,) = venue.server.connections
+        frames = 20
+        with monkeypatch.context() as disk_that_hangs:
+            disk_that_hangs.setattr(venue.server.commit, "schedule", lambda: None)
+            for req in range(frames):
+                socket.say(op="send", req=req, texts=["buy 1@50"] * 1_000)
+            await until(lambda: connection._unanswered > ANSWERS_LIMIT)
+            await asyncio.sleep(0.2)  # time in which it would read on, if it did
+            assert connection._unanswered <= ANSWERS_LIMIT + 1_000
+        venue.server.commit.schedule()
+        for req in range(frames):
+            assert (await socket.next("answer"))["req"] == req
+        assert venue.server.exchange.orders == frames * 1_000
 
     run(tmp_path, scenario)
 
