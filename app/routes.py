@@ -9,7 +9,7 @@ from pathlib import Path
 from tornado.routing import URLSpec
 from tornado.web import RedirectHandler
 
-from app.controllers import default, orders, phases, portfolio, trades, user
+from app.controllers import default, orders, passwords, phases, portfolio, trades, user
 from app.controllers.base import Page, PageHandler, Platform
 from app.controllers.health import FileHandler, LiveHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
@@ -39,6 +39,11 @@ PAGES: dict[str, Page] = {
     "/default/user/login": user.login,
     "/default/user/register": user.register,
     "/default/user/logout": user.logout,
+    "/default/user/profile": user.profile,
+    "/default/user/change_password": passwords.change_password,
+    "/default/user/request_reset_password": passwords.request_reset_password,
+    "/default/user/reset_password": passwords.reset_password,
+    "/default/users": user.users,
 }
 """The pages. ID is the number of a row."""
 

@@ -35,8 +35,14 @@ EPILOG = """\
 exit codes: 0 stopped by a signal, 2 usage, 69 the port is taken or the database away, 75 the
 database's file is none, 78 var/, the key or the database's address is not good
 
+settings, as EMTE_<NAME> or in emte.toml, beside the flags':
+  url            the platform's address for browsers, where links in e-mails lead
+  smtp_host      the mail server, with smtp_port (587), smtp_from and, if it asks for a log-in,
+                 smtp_user, smtp_password; without it links to new passwords stand in this log
+
 examples:
   emte-web                                      the platform at http://127.0.0.1:8000/
+  EMTE_URL=https://emte.example emte-web         where links in its e-mails lead
   emte-web --port 80 --host 0.0.0.0 --database postgres://emte:secret@db/emte
 """
 
@@ -80,7 +86,7 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
         await asyncio.wait([stopping, *background], return_when=asyncio.FIRST_COMPLETED)
     finally:
         server.stop()
-        await _let_orders_land(platform)
+        await _let_work_land(platform)
         for task in (stopping, *background):
             task.cancel()
         await asyncio.gather(stopping, *background, return_exceptions=True)
@@ -92,9 +98,13 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
             raise error
 
 
-async def _let_orders_land(platform: Platform) -> None:
-    """Give orders that were sent a moment to be answered; the reconciler knows the others."""
+async def _let_work_land(platform: Platform) -> None:
+    """Give orders that were sent a moment to be answered, and e-mails to be handed over.
+
+    The reconciler knows the other orders; who waits for another e-mail asks again.
+    """
     on_their_way = [sent for market in platform.markets for sent in market.being_sent.values()]
+    on_their_way += platform.errands
     if on_their_way:
         await asyncio.wait(on_their_way, timeout=CLOSE_SECONDS)
 
@@ -102,19 +112,35 @@ async def _let_orders_land(platform: Platform) -> None:
 async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
     """Bind, bring the database up to date, and serve until SIGTERM or SIGINT."""
     sockets = bind(port, host)
+    bound_port = sockets[0].getsockname()[1]
     try:
         migrate(database_uri, var)
-        platform = Platform(database_uri, venue_key=config.load_venue_key(var))
+        platform = Platform(
+            database_uri,
+            venue_key=config.load_venue_key(var),
+            url=settings.public_url(_own_url(host, bound_port)),
+            smtp=settings.smtp(),
+        )
     except DatabaseAway as away:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    bound_port = sockets[0].getsockname()[1]
     with pidfile(var.run_dir, _pid_name(var, bound_port)):
         print(f"webserver: listening on http://{host}:{bound_port}/", flush=True)
         await serve(platform, sockets, stop)
+
+
+def _own_url(host: str, port: int) -> str:
+    """Where a browser on this machine finds the platform.
+
+    >>> _own_url("0.0.0.0", 8000), _own_url("::1", 80)
+    ('http://localhost:8000', 'http://[::1]:80')
+    """
+    if host in ("", "0.0.0.0", "::"):  # every address of this machine
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _pid_name(var: Var, port: int) -> str:

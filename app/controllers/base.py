@@ -9,6 +9,7 @@ what the page shows: as HTML, as JSON at `.json`, its table as `.csv`; so it nev
 row. It may return a Redirect, and raise a Problem, an answer with a code and a sentence.
 """
 
+import asyncio
 import csv
 import dataclasses
 import hashlib
@@ -17,14 +18,14 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from enum import Enum
 from http.client import responses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import jinja2
@@ -37,6 +38,7 @@ from app.controllers.transactions import Transactions
 from app.models import accounts, menu, settings
 from app.models.accounts import User
 from app.models.db import DAL, DatabaseAway, now
+from app.models.settings import Smtp
 from matching import signing
 from matching.order import parse_price
 
@@ -47,6 +49,15 @@ BODY_LIMIT = 64 * 1024
 
 HOME = "/default/products"
 LOGIN = "/default/user/login"
+
+HASHES_WAITING = 32
+"""More passwords than these, waiting to be hashed, and the next one is told to come back."""
+
+ERRANDS = 100
+"""More e-mails than these, waiting to be sent, and the next who asks for one comes back later."""
+
+LINKS_A_NAME = 5
+"""So many links to a new password are mailed for one name in a window of the throttle."""
 
 SECONDS_A_DAY = 24 * 3600
 
@@ -61,6 +72,8 @@ SECURITY_HEADERS = {
 }
 
 log = logging.getLogger("webserver")
+
+T = TypeVar("T")
 
 
 class Audience(Enum):
@@ -112,7 +125,11 @@ Result = dict[str, Any] | Answer | Redirect
 class Platform:
     """What one web server holds for as long as it runs."""
 
-    def __init__(self, database_uri: str, *, venue_key: str) -> None:
+    def __init__(
+        self, database_uri: str, *, venue_key: str, url: str, smtp: Smtp | None = None
+    ) -> None:
+        self.url = url
+        self.smtp = smtp
         self.session_secret = signing.web_session_secret(venue_key)
         # Browsers share cookies between all ports of a host: without its mark, a venue would log
         # out whoever is logged in at another one there.
@@ -122,11 +139,35 @@ class Platform:
         self.transactions = Transactions(database_uri)
         self.markets = Markets(venue_key)
         self.throttle = Throttle()
+        self.sign_ups = Throttle()
+        self.resets = Throttle(name_limit=LINKS_A_NAME)
+        self.errands: set[asyncio.Task[None]] = set()
+        self.mailing = ThreadPoolExecutor(1, thread_name_prefix="mail")
         self.hashing = ThreadPoolExecutor(2, thread_name_prefix="hashing")
         self.hashes_waiting = 0
 
+    async def hash(self, work: Callable[[], T]) -> T:
+        """The result of work on a password, done in a thread of its own kind."""
+        if self.hashes_waiting >= HASHES_WAITING:
+            raise Problem(503, "busy", "Too many people log in at once. Try again", retry_after=2)
+        self.hashes_waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.hashing, work)
+        finally:
+            self.hashes_waiting -= 1
+
+    def start_errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that the answer must not wait for, nor tell of."""
+        if len(self.errands) >= ERRANDS:
+            work.close()
+            raise Problem(503, "busy", "Too many e-mails are waiting. Try again", retry_after=30)
+        errand = asyncio.create_task(work)
+        self.errands.add(errand)
+        errand.add_done_callback(self.errands.discard)
+
     def close(self) -> None:
         """End the worker threads; what runs in them is waited for."""
+        self.mailing.shutdown(cancel_futures=True)
         self.hashing.shutdown(cancel_futures=True)
         self.transactions.close()
 

@@ -1,4 +1,4 @@
-"""The throttle: how many log-ins may fail before the next one has to wait.
+"""The throttle: how many log-ins may fail before the next one has to wait; also sign-ups, resets.
 
 Counted are attempts that have not succeeded, by name and address together (a guesser), by address
 (one that tries many names) and by name (one with many addresses; generous, since it also locks the
@@ -29,9 +29,12 @@ Key = tuple[str, str]
 
 
 class Throttle:
-    """The recent attempts of one web server."""
+    """The recent attempts of one kind at one web server."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, name_limit: int = NAME_LIMIT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name_limit = name_limit
         self._clock = clock
         self._attempts: OrderedDict[Key, deque[float]] = OrderedDict()
 
@@ -41,7 +44,7 @@ class Throttle:
         limits: dict[Key, int] = {
             (name, address): PAIR_LIMIT,
             ("", address): ADDRESS_LIMIT,
-            (name, ""): NAME_LIMIT,
+            (name, ""): self._name_limit,
         }
         wait = max(self._wait(key, limit, now) for key, limit in limits.items())
         if wait == 0:

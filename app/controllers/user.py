@@ -1,19 +1,13 @@
-"""Sign-up, log-in and log-out: web2py's `user` function, at /default/user/<action>.
+"""Sign-up, log-in, log-out, profile: web2py's `user` function, at /default/user/<action>; users.
 
 A failed log-in says the same whatever was wrong, takes as long, and is throttled. Passwords are
 hashed in threads of their own, between the transactions, and only so many at once.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import TypeVar
-
 from app.controllers.base import (
     HOME,
     Answer,
     Audience,
-    Platform,
-    Problem,
     Redirect,
     Request,
     Result,
@@ -21,13 +15,13 @@ from app.controllers.base import (
     local_path,
 )
 from app.models import accounts
-from app.models.accounts import Credentials, PasswordCheck, Registration
+from app.models.accounts import Account, Credentials, PasswordCheck, Registration
 from app.models.db import DAL, Invalid, now
+from matching.marketdata import format_time
+from matching.order import format_price
 
-T = TypeVar("T")
-
-HASHES_WAITING = 32
-"""More passwords than these, waiting to be hashed, and the next one is told to come back."""
+NAME_LENGTH = 255
+"""What is kept of a name that somebody types: one character more than any name of ours has."""
 
 LOGIN_FIELDS = ("username", "password", "_next")
 REGISTER_FIELDS = (
@@ -40,6 +34,7 @@ REGISTER_FIELDS = (
     "manager",
     "actual_cash",
 )
+PROFILE_FIELDS = ("first_name", "last_name", "email")
 
 
 @expose(Audience.EVERYONE, view="user/login.html", methods=("GET", "POST"), fields=LOGIN_FIELDS)
@@ -50,7 +45,7 @@ async def login(request: Request) -> Result:
         if request.user is not None:
             return Redirect(way_on)
         return {"username": "", "error": "", "next": way_on}
-    username = request.form.get("username", "").strip()
+    username = typed_name(request)
     wait = request.platform.throttle.seconds_to_wait(username.lower(), request.address)
     if wait:
         status, error = 429, f"Too many log-ins have failed. Try again in {wait} s"
@@ -65,7 +60,7 @@ async def _log_in(request: Request, username: str, password: str) -> str | None:
     """The token of the new session; None if name or password is wrong."""
     platform = request.platform
     credentials = await platform.transactions.read(accounts.find_credentials, username)
-    check = await _hash(platform, lambda: accounts.check_password(credentials, password))
+    check = await platform.hash(lambda: accounts.check_password(credentials, password))
     token = await platform.transactions.write(
         accounts.login, credentials, check, at=now(), old_token=request.session or None
     )
@@ -83,8 +78,13 @@ async def register(request: Request) -> Result:
         return {"form": {}, "errors": {}}
     try:
         registration = accounts.validate_registration(request.form)
-        password_hash = await _hash(
-            request.platform, lambda: accounts.hash_password(registration.password)
+        wait = request.platform.sign_ups.seconds_to_wait(
+            registration.username.lower(), request.address
+        )
+        if wait:
+            raise Invalid({"": f"Too many have signed up from here. Try again in {wait} s"})
+        password_hash = await request.platform.hash(
+            lambda: accounts.hash_password(registration.password)
         )
         token = await request.platform.transactions.write(
             _register, registration, password_hash, request.session or None
@@ -92,7 +92,8 @@ async def register(request: Request) -> Result:
     except Invalid as invalid:
         # Passwords are typed again: they are never sent back.
         shown = {name: value for name, value in request.form.items() if "password" not in name}
-        return Answer(400, {"form": shown, "errors": invalid.errors})
+        status = 429 if "" in invalid.errors else 400
+        return Answer(status, {"form": shown, "errors": invalid.errors})
     return Redirect(HOME, f"Welcome, {registration.username}", session=token)
 
 
@@ -113,12 +114,40 @@ def logout(db: DAL, request: Request) -> Result:
     return Redirect("/default/index", "You are logged out", session="")
 
 
-async def _hash(platform: Platform, work: Callable[[], T]) -> T:
-    """The result of work on a password, done in a thread of its own kind."""
-    if platform.hashes_waiting >= HASHES_WAITING:
-        raise Problem(503, "busy", "Too many people log in at once. Try again", retry_after=2)
-    platform.hashes_waiting += 1
-    try:
-        return await asyncio.get_running_loop().run_in_executor(platform.hashing, work)
-    finally:
-        platform.hashes_waiting -= 1
+@expose(Audience.TRADERS, view="user/profile.html", methods=("GET", "POST"), fields=PROFILE_FIELDS)
+def profile(db: DAL, request: Request) -> Result:
+    """Names and e-mail address; the username stays what it is: others know its owner by it."""
+    known, form, errors = request.trader, request.form, {}
+    if request.method == "POST":
+        try:
+            accounts.change_profile(db, known.id, accounts.validate_profile(form), at=now())
+        except Invalid as invalid:
+            errors = invalid.errors
+        else:
+            return Redirect("/default/user/profile", "Your profile is changed")
+    else:
+        form = {name: getattr(known, name) for name in PROFILE_FIELDS}
+    values = {"username": known.username, "form": dict(form), "errors": errors}
+    return Answer(400, values) if errors else values
+
+
+@expose(Audience.MANAGERS, view="default/users.html", table="users")
+def users(db: DAL, request: Request) -> Result:
+    """Who has an account here, for managers."""
+    return {"users": [_user_row(account) for account in accounts.every(db)]}
+
+
+def _user_row(account: Account) -> dict[str, object]:
+    return {
+        "username": account.username,
+        "first_name": account.first_name,
+        "last_name": account.last_name,
+        "manager": account.manager,
+        "actual_cash": format_price(account.actual_cash),
+        "created_on": format_time(account.created_on),
+    }
+
+
+def typed_name(request: Request) -> str:
+    """The username or e-mail address in a form, cut to what the throttle may keep."""
+    return request.form.get("username", "").strip()[:NAME_LENGTH]

@@ -4,15 +4,41 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.controllers.base import LINKS_A_NAME
+from app.controllers.throttle import Throttle
+from app.models import accounts
 from app.models.accounts import User
 from app.models.products import Product
-from tests.app.venue import Web, running_web
+from tests.app.venue import FEW_ROUNDS, Web, running_web
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     with running_web(tmp_path_factory.mktemp("var")) as web:
         yield web
+
+
+@pytest.fixture
+def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy's 600,000 rounds are tested with the models; here they would only take time."""
+    hash_password, check_password = accounts.hash_password, accounts.check_password
+    monkeypatch.setattr(
+        accounts,
+        "hash_password",
+        lambda password, rounds=FEW_ROUNDS: hash_password(password, rounds=FEW_ROUNDS),
+    )
+    monkeypatch.setattr(
+        accounts,
+        "check_password",
+        lambda known, password: check_password(known, password, rounds=FEW_ROUNDS),
+    )
+
+
+@pytest.fixture
+def nobody_has_failed(web: Web) -> None:
+    """What other tests of the module tried counts for nobody."""
+    web.platform.throttle, web.platform.sign_ups = Throttle(), Throttle()
+    web.platform.resets = Throttle(name_limit=LINKS_A_NAME)
 
 
 @pytest.fixture(scope="module")

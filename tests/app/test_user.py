@@ -1,17 +1,21 @@
-"""Sign-up, log-in and log-out as a browser does them."""
+"""Sign-up, log-in, log-out, profile and the list of users as a browser sees them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from app.controllers import throttle
+from app.controllers.user import NAME_LENGTH
 from app.models import accounts
 from app.models.accounts import User
 from app.models.products import Product
-from tests.app.venue import FEW_ROUNDS, JSON, Web, running_web
+from tests.app.venue import JSON, Web, running_web
 
 LOGIN = "/default/user/login"
 REGISTER = "/default/user/register"
+PROFILE = "/default/user/profile"
+USERS = "/default/users"
 PRODUCTS = "/default/products"
 
 FORM = {
@@ -25,25 +29,7 @@ FORM = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quick_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The policy's 600,000 rounds are tested with the models; here they would only take time."""
-    hash_password, check_password = accounts.hash_password, accounts.check_password
-    monkeypatch.setattr(
-        accounts,
-        "hash_password",
-        lambda password, rounds=FEW_ROUNDS: hash_password(password, rounds=FEW_ROUNDS),
-    )
-    monkeypatch.setattr(
-        accounts,
-        "check_password",
-        lambda known, password: check_password(known, password, rounds=FEW_ROUNDS),
-    )
-
-
-@pytest.fixture(autouse=True)
-def _nobody_has_failed(web: Web) -> None:
-    web.platform.throttle = throttle.Throttle()
+pytestmark = pytest.mark.usefixtures("quick_hashing", "nobody_has_failed")
 
 
 def test_signing_up_logs_in_and_deposits_the_cash(web: Web, away: Product) -> None:
@@ -244,3 +230,137 @@ def test_too_many_passwords_at_once_are_told_to_come_back(web: Web, trader: User
         web.platform.hashes_waiting = 0
     assert (answer.status, answer.error) == (503, "busy")
     assert answer.headers["retry-after"] == "2"
+
+
+def test_sign_ups_are_throttled_by_address(web: Web) -> None:
+    def sign_up(number: int, address: str) -> int:
+        form = {**FORM, "username": f"crowd{number}", "email": f"crowd{number}@x.example"}
+        return web.browser().post(REGISTER, form, {"X-Forwarded-For": address}).status
+
+    for number in range(throttle.ADDRESS_LIMIT):
+        web.platform.sign_ups.seconds_to_wait(f"someone{number}", "203.0.113.7")
+    assert sign_up(1, "203.0.113.7") == 429
+    assert sign_up(2, "203.0.113.8") == 303
+    answer = web.browser().post(
+        REGISTER, FORM | {"username": ""}, {"X-Forwarded-For": "203.0.113.7"}
+    )
+    assert answer.status == 400, "who mistypes does not sign up yet"
+    with web.database() as db:
+        assert not db.executesql("SELECT id FROM auth_user WHERE username = 'crowd1'")
+
+
+def test_one_name_is_not_tried_for_ever(web: Web, trader: User) -> None:
+    form = {**FORM, "username": "trader1", "email": "another@x.example"}
+    statuses = [web.browser().post(REGISTER, form).status for _ in range(7)]
+    assert statuses == [400] * throttle.PAIR_LIMIT + [429] * 2
+    assert "Try again in" in web.browser().post(REGISTER, form).text
+
+
+def test_a_name_of_any_length_takes_little_memory(web: Web) -> None:
+    """What is beyond the length of any name of ours is not kept, so it tells no names apart."""
+    for path in (LOGIN, "/default/user/request_reset_password"):
+        for number in range(throttle.PAIR_LIMIT):
+            web.browser().post(path, {"username": "x" * NAME_LENGTH + str(number) * 60_000})
+        assert web.browser().post(path, {"username": "x" * NAME_LENGTH}).status == 429
+
+
+def test_a_profile_shows_and_changes_names_and_email(web: Web) -> None:
+    browser = web.browser(web.add_user("grace"))
+    page = browser.get(PROFILE).text
+    for shown in ("grace", "Grace", "Tester", "grace@example.com"):
+        assert f'value="{shown}"' in page
+    form = {"first_name": "Grace", "last_name": "Hopper", "email": "Hopper@example.com"}
+    answer = browser.post(PROFILE, form)
+    assert (answer.status, answer.headers["location"]) == (303, PROFILE)
+    assert "Your profile is changed" in browser.get(PROFILE).text
+    shown = browser.get("/default/user/profile.json").json()
+    assert shown == {
+        "username": "grace",
+        "form": {**form, "email": "hopper@example.com"},
+        "errors": {},
+    }
+    login = {"username": "hopper@example.com", "password": "grace"}
+    assert web.browser().post(LOGIN, login).status == 303
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("first_name", ""),
+        ("first_name", "x" * 129),
+        ("last_name", " "),
+        ("last_name", "nul\0"),
+        ("email", ""),
+        ("email", "no address"),
+        ("email", "two@x.example,three@x.example"),
+        ("email", "TRADER1@example.com"),
+    ],
+)
+def test_a_wrong_profile_is_told_and_nothing_is_changed(
+    web: Web, manager: User, trader: User, field: str, value: str
+) -> None:
+    browser = web.browser(manager)
+    before = browser.get("/default/user/profile.json").json()
+    form = {**before["form"], "last_name": "Changed", field: value}
+    answer = browser.post(PROFILE, form)
+    assert answer.status == 400
+    assert 'aria-invalid="true"' in answer.text
+    assert list(browser.post(PROFILE, form, JSON).json()["errors"]) == [field]
+    assert browser.get("/default/user/profile.json").json() == before
+
+
+def test_a_profile_changes_neither_username_nor_rights(web: Web, trader: User) -> None:
+    form = {"first_name": "A", "last_name": "B", "email": "trader1@example.com"}
+    for extra in ({"username": "boss"}, {"manager": "on"}, {"id": "1"}, {"actual_cash": "9"}):
+        answer = web.browser(trader).post(PROFILE, {**form, **extra}, JSON)
+        assert (answer.status, answer.error) == (400, "bad_request")
+
+
+def test_what_is_typed_into_a_profile_is_text_on_every_page(web: Web, manager: User) -> None:
+    browser = web.browser(web.add_user("mallory"))
+    form = {"first_name": "<img src=x>", "last_name": "=1+1", "email": "m@x.example"}
+    assert browser.post(PROFILE, form).status == 303
+    for page in (browser.get(PROFILE), web.browser(manager).get(USERS)):
+        assert "<img" not in page.text
+        assert "&lt;img src=x&gt;" in page.text
+    assert ",'=1+1," in web.browser(manager).get("/default/users.csv").text
+
+
+def test_managers_see_the_users_and_others_do_not(web: Web, manager: User, trader: User) -> None:
+    browser = web.browser(manager)
+    rows = {row["username"]: row for row in browser.get("/default/users.json").json()["users"]}
+    assert rows["trader1"].pop("created_on").endswith("Z")
+    assert rows["trader1"] == {
+        "username": "trader1",
+        "first_name": "Trader1",
+        "last_name": "Tester",
+        "manager": False,
+        "actual_cash": "100000.00",
+    }
+    assert rows["manager1"]["manager"] is True
+    heading = browser.get("/default/users.csv").text.partition("\r\n")[0]
+    assert heading == "username,first_name,last_name,manager,actual_cash,created_on"
+    page = browser.get(USERS).text
+    assert "100,000.00" in page
+    assert f'href="{USERS}"' in page
+    assert web.browser(trader).get("/default/users.csv").status == 403
+    assert USERS not in web.browser(trader).get(PRODUCTS).text
+    assert web.browser().get("/default/users.json").status == 401
+
+
+def test_the_top_right_offers_what_one_may_do(web: Web, trader: User) -> None:
+    def offered(page: str) -> list[str]:
+        links = page.partition('class="account"')[2].partition("</header>")[0]
+        return re.findall(r">([A-Z][^<>]+)</(?:a|button)>", links)
+
+    assert offered(web.browser().get("/").text) == ["Log In", "Sign Up", "Lost password?"]
+    page = web.browser(trader).get("/").text
+    assert "Welcome <b>trader1</b>" in page
+    assert offered(page) == ["Log Out", "Profile", "Password"]
+
+
+@pytest.mark.parametrize("action", ["login", "register", "logout", "profile", "change_password"])
+def test_no_form_is_taken_from_another_site(web: Web, trader: User, action: str) -> None:
+    browser = web.browser(trader)
+    answer = browser.post(f"/default/user/{action}", {"_xsrf": "theirs"}, JSON)
+    assert (answer.status, answer.error) == (403, "bad_xsrf")

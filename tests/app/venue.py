@@ -152,7 +152,9 @@ class Web:
     async def _serve(self) -> None:
         sockets = webserver.bind(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]
-        self.platform = Platform(self.database_uri, venue_key=self.venue_key)
+        self.platform = Platform(
+            self.database_uri, venue_key=self.venue_key, url=f"http://127.0.0.1:{self.port}"
+        )
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.call_soon(self._is_up.set)

@@ -6,8 +6,10 @@ from playwright.sync_api import expect
 from tests.end_to_end.venue import PHONE, Market, Trader, Venue
 
 STRANGERS_PAGES = ["/", "/default/about", "/default/user/login", "/default/user/register"]
+STRANGERS_PAGES += ["/default/user/request_reset_password"]
 TRADERS_PAGES = ["/default/index", "/default/products", "/default/trade/{}", "/default/pandl/{}"]
-MANAGERS_PAGES = ["/default/products", "/default/edit_product/{}"]
+TRADERS_PAGES += ["/default/user/profile", "/default/user/change_password"]
+MANAGERS_PAGES = ["/default/products", "/default/edit_product/{}", "/default/users"]
 
 OVERFLOW = """() => {
     const wide = document.documentElement.clientWidth;

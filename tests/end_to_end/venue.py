@@ -48,8 +48,8 @@ class Venue:
         self._var = var
         self._stack = stack
         self._traders = 0
-        web = self.run("-m", "app.webserver", "--port", "0")
-        self.url = web.wait_for_line(r"http://[0-9.:]+")[0]
+        self.web = self.run("-m", "app.webserver", "--port", "0")
+        self.url = self.web.wait_for_line(r"http://[0-9.:]+")[0]
 
     def run(self, *arguments: str) -> Process:
         """Start a program in this venue's var/; it ends with the venue."""
