@@ -52,6 +52,13 @@ DISCARD_LIMIT = 16 * 1024 * 1024
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 
+EVERY_ADDRESS = {
+    "0.0.0.0": ("192.0.2.1",),
+    "::": ("2001:db8::1",),
+    "": ("192.0.2.1", "2001:db8::1"),
+}
+"""Hosts that mean all addresses of this machine, of one kind or both; with each kind's example."""
+
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s; a browser that answers none until the next one is gone."""
 
@@ -118,7 +125,7 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
         platform = Platform(
             database_uri,
             venue_key=config.load_venue_key(var),
-            url=settings.public_url(_own_url(host, bound_port)),
+            url=settings.public_url(browser_urls(host, bound_port)[0]),
             smtp=settings.smtp(),
         )
     except DatabaseAway as away:
@@ -128,19 +135,9 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with pidfile(var.run_dir, _pid_name(var, bound_port)):
-        print(f"webserver: listening on http://{host}:{bound_port}/", flush=True)
+        urls = " and ".join(browser_urls(host, bound_port))
+        print(f"webserver: listening on {urls}", flush=True)
         await serve(platform, sockets, stop)
-
-
-def _own_url(host: str, port: int) -> str:
-    """Where a browser on this machine finds the platform.
-
-    >>> _own_url("0.0.0.0", 8000), _own_url("::1", 80)
-    ('http://localhost:8000', 'http://[::1]:80')
-    """
-    if host in ("", "0.0.0.0", "::"):  # every address of this machine
-        host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _pid_name(var: Var, port: int) -> str:
@@ -155,6 +152,29 @@ def _pid_name(var: Var, port: int) -> str:
     except PermissionError:  # another user's, but there
         pass
     return f"web-{port}"
+
+
+def browser_urls(host: str, port: int) -> list[str]:
+    """Where browsers find what listens on a host: from this machine, then from its network.
+
+    >>> browser_urls("127.0.0.1", 8000), browser_urls("::1", 80)
+    (['http://127.0.0.1:8000/'], ['http://[::1]:80/'])
+    """
+    names = [host]
+    if host in EVERY_ADDRESS:
+        names = ["localhost", *filter(None, map(_own_address, EVERY_ADDRESS[host]))]
+    return [
+        f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/" for name in names
+    ]
+
+
+def _own_address(elsewhere: str) -> str:
+    """The address that this machine has towards another one; "" without a way there."""
+    family = socket.AF_INET6 if ":" in elsewhere else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))  # it only chooses a way: nothing is sent
+        return str(probe.getsockname()[0])
+    return ""
 
 
 def bind(port: int, host: str) -> list[socket.socket]:

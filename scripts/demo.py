@@ -23,6 +23,7 @@ from app.models import accounts, products, settings
 from app.models import db as database
 from app.models.accounts import Registration, User
 from app.models.products import Product
+from app.webserver import browser_urls
 from matching import config, exits
 from matching.client import Answer, Client, Refused
 from matching.config import Var
@@ -44,6 +45,7 @@ taken, a venue runs in this var/ already, or (with --once) something has not tra
 examples:
   python scripts/demo.py                                 ten tickers, at http://127.0.0.1:8000/
   python scripts/demo.py --tickers 2 --port 8080 --once  a trial: two tickers, until they trade
+  python scripts/demo.py --host 0.0.0.0                  for phones in the network too
 """
 
 MANAGER = "manager1"
@@ -330,9 +332,11 @@ class Demo:
         if self._is_web_announced or self._supervisor.state("web") is not State.UP:
             return
         self._is_web_announced = True
+        here, *network = browser_urls(self._host, self._port)
         self._screen.say(
             "",
-            f"  EMTE is at http://{self._host}:{self._port}/",
+            f"  EMTE is at {here}",
+            *(f"  and, for phones in its network, at {url}" for url in network),
             "  log in as trader1  (password trader1)   to trade: that account is left to you",
             "            manager1 (password manager1)  to register products",
             "            trader2 … trader9 (password = username): the robots trade for them",

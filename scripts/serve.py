@@ -23,6 +23,7 @@ from types import FrameType
 from app.models import db as database
 from app.models import products, settings
 from app.models.products import Product
+from app.webserver import browser_urls
 from matching import config, exits
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
@@ -40,7 +41,7 @@ runs in this var/ already, 78 var/ or the database's address is not good
 
 examples:
   python scripts/serve.py                             the venue at http://127.0.0.1:8000/
-  python scripts/serve.py --port 80 --host 0.0.0.0    for the whole network
+  python scripts/serve.py --port 80 --host 0.0.0.0    for the whole network: phones too
 """
 
 LOOK_SECONDS = 2.0
@@ -273,9 +274,8 @@ def _main() -> None:
             web_port=arguments.port,
             supervisor=supervisor,
         )
-        log.info(
-            "the venue is at http://%s:%d/ (pid %d)", arguments.host, arguments.port, os.getpid()
-        )
+        urls = " and ".join(browser_urls(arguments.host, arguments.port))
+        log.info("the venue is at %s (pid %d)", urls, os.getpid())
         try:
             while not signals.is_stop_asked:
                 venue.step()

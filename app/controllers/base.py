@@ -68,7 +68,6 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 log = logging.getLogger("webserver")
@@ -290,6 +289,8 @@ class PlatformHandler(RequestHandler):
     def set_default_headers(self) -> None:
         for name, value in SECURITY_HEADERS.items():
             self.set_header(name, value)
+        if self.is_https:  # at a plain address in the network browsers ignore it, and complain
+            self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.set_header("Cache-Control", "no-store")
         self.clear_header("Server")
 

@@ -187,6 +187,13 @@ def test_every_answer_carries_the_security_headers(web: Web, path: str) -> None:
     assert "server" not in headers
 
 
+def test_windows_are_kept_apart_where_browsers_speak_tls(web: Web) -> None:
+    name = "cross-origin-opener-policy"
+    behind_a_proxy = web.browser().get("/", {"X-Forwarded-Proto": "https"})
+    assert behind_a_proxy.headers[name] == "same-origin"
+    assert name not in web.browser().get("/").headers, "a console's complaint in a network"
+
+
 def test_pages_are_not_kept_and_files_are_asked_about(web: Web) -> None:
     browser = web.browser()
     assert browser.get("/default/index").headers["cache-control"] == "no-store"

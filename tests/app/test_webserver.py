@@ -1,6 +1,7 @@
 """The web server as a process: how it starts, says what is wrong, and ends."""
 
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -35,6 +36,17 @@ def test_it_makes_its_database_and_serves(tmp_path: Path) -> None:
         assert ask(f"{url}health/ready") == (200, '{"ready": true}')
         assert "An exchange you can run" in ask(url)[1]
     assert (tmp_path / "emte.db").exists()
+
+
+def test_for_a_whole_network_it_says_where_it_is_found_from_here_and_from_there(
+    tmp_path: Path,
+) -> None:
+    with running(*MODULE, "--port", "0", "--host", "0.0.0.0", var=tmp_path) as server:
+        line = server.wait_for_line("webserver: listening on .*").group()
+        urls = re.findall(r"http://\S+/", line)
+        assert urlsplit(urls[0]).hostname == "localhost"
+        assert "0.0.0.0" not in line, "no browser goes there"
+        assert [ask(f"{url}health/live")[0] for url in urls] == [200] * len(urls)
 
 
 def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:
