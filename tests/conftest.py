@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.database import DATABASES, drop_databases, own_database
+
 settings.register_profile("emte", deadline=None, print_blob=True)
 settings.load_profile("emte")
 
@@ -25,6 +27,26 @@ class _ErrorLog(logging.Handler):
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EMTE_VAR", "EMTE_DATABASE", "EMTE_HMAC_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _databases() -> Iterator[None]:
+    yield
+    drop_databases()
+
+
+@pytest.fixture(params=DATABASES)
+def each_database(
+    request: pytest.FixtureRequest, _own_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The kind of database that this test, and each process that it starts, runs on: all of them.
+
+    PostgreSQL is an empty one of the test's own, named by $EMTE_DATABASE.
+    """
+    with own_database(request.param) as uri:
+        if uri is not None:
+            monkeypatch.setenv("EMTE_DATABASE", uri)
+        yield request.param
 
 
 @pytest.fixture(autouse=True)

@@ -244,7 +244,10 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         uri = f"sqlite://{path}"
         driver_args = {"isolation_level": None, "timeout": BUSY_SECONDS}
     elif separator and scheme in ("postgres", "postgresql"):
-        uri = f"postgres://{rest}"
+        account, at, address = rest.partition("@")
+        without_password = at and ":" not in account
+        # pyDAL cannot do without a password; an empty one is none: trust, peer, or ~/.pgpass.
+        uri = f"postgres://{account}{':' if without_password else ''}{at}{address}"
         driver_args = {
             "application_name": "emte",
             "connect_timeout": CONNECT_SECONDS,

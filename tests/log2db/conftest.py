@@ -1,4 +1,4 @@
-"""What log2db's tests run on: a migrated database in a `var/` of the test's own."""
+"""What log2db's tests run on: a migrated database, of each kind, in a `var/` of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.database import make_database, make_var
 
 
 @pytest.fixture
-def var(tmp_path: Path) -> Var:
+def var(tmp_path: Path, each_database: str) -> Var:
     return make_var(tmp_path)
 
 

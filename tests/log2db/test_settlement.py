@@ -23,7 +23,7 @@ from matching.events import (
 )
 from matching.journal import Batch, Position, beginning, read_batches
 from matching.order import CancelReason, Phase, Side, format_price
-from tests.database import add_user
+from tests.database import add_user, only_sqlite
 from tests.log2db.journals import LINEAGE, START, JournalFile
 
 AT = START + 60_000_000
@@ -327,6 +327,7 @@ def test_steps_take_whole_batches_of_at_most_a_thousand_records(journal: Journal
     assert list(steps([])) == []
 
 
+@only_sqlite
 def test_one_command_that_ends_more_orders_than_a_statement_has_parameters_is_settled(
     db: DAL, journal: JournalFile
 ) -> None:

@@ -11,7 +11,7 @@ from log2db.verify import MAX_LINES, Report, verify
 from matching.config import Var
 from matching.disk import SystemDisk, SystemFile
 from matching.journal import JournalDamaged, read_batches
-from tests.database import add_user
+from tests.database import add_user, only_sqlite
 from tests.log2db.journals import START, JournalFile
 
 
@@ -178,6 +178,7 @@ def test_a_journal_that_was_changed_since_is_not_compared(
         _verify(db, journal, file)
 
 
+@only_sqlite
 def test_verifying_changes_nothing(db: DAL, journal: JournalFile, file: SystemFile) -> None:
     _settle(db, journal, file)
     before = journal.path.read_bytes()

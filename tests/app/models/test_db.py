@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,10 @@ from app.models.db import (
     DatabaseAway,
     close,
     execute,
+    in_transaction,
     insert,
+    lock_row,
+    lock_table,
     migrate,
     open_database,
     rows,
@@ -26,7 +29,17 @@ from app.models.db import (
 )
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
-from tests.database import add_user, make_database, make_var, uri_of
+from tests.database import (
+    END_CONNECTIONS,
+    add_user,
+    command,
+    make_database,
+    make_var,
+    only_postgres,
+    only_sqlite,
+    own_database,
+    uri_of,
+)
 from tests.processes import running
 
 TABLES = {
@@ -45,9 +58,10 @@ MIGRATE = """
 import sys
 from pathlib import Path
 from app.models.db import migrate
+from app.models.settings import database_uri
 from matching.config import Var
 var = Var(Path(sys.argv[1]))
-migrate(f"sqlite://{var.database_file}", var)
+migrate(database_uri(var), var)
 """
 
 MIGRATE_AND_DIE = (
@@ -68,11 +82,22 @@ def _pragma(db: DAL, name: str) -> object:
     return rows(db, f"PRAGMA {name}")[0][0]
 
 
-def _schema(path: Path) -> list[tuple[str, ...]]:
-    with sqlite3.connect(path) as connection:
-        found = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
-    connection.close()
-    return found
+def _schema(var: Var) -> list[tuple[str, ...]]:
+    """Names and definitions of tables, columns and indexes."""
+    if uri_of(var).startswith("postgres"):
+        return command(
+            uri_of(var),
+            "SELECT table_name, column_name, data_type, is_nullable"
+            " FROM information_schema.columns WHERE table_schema = 'public'"
+            " UNION ALL SELECT indexname, indexdef, '', '' FROM pg_indexes"
+            " WHERE schemaname = 'public' ORDER BY 1, 2",
+        )
+    with closing(sqlite3.connect(var.database_file)) as connection:
+        return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def _tables(var: Var) -> set[str]:
+    return {row[0] for row in _schema(var)} & TABLES
 
 
 @pytest.fixture
@@ -81,6 +106,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
 
 
+@only_sqlite
 def test_every_connection_is_set_up_whatever_its_thread(db: DAL) -> None:
     def look() -> tuple[object, ...]:
         with transaction(db):
@@ -102,6 +128,7 @@ def test_every_connection_is_set_up_whatever_its_thread(db: DAL) -> None:
     assert here[5] is not elsewhere[5]
 
 
+@only_sqlite
 def test_a_write_transaction_has_the_database_to_itself_from_its_begin_on(
     var: Var, impatient: None
 ) -> None:
@@ -146,6 +173,7 @@ def test_whatever_is_raised_takes_everything_back(db: DAL) -> None:
         assert rows(db, "SELECT actual_cash FROM auth_user") == [(0,)]
 
 
+@only_sqlite
 def test_a_connection_that_raised_an_operational_error_is_thrown_away(
     var: Var, impatient: None
 ) -> None:
@@ -166,12 +194,14 @@ def test_a_connection_that_raised_an_operational_error_is_thrown_away(
 def test_a_statement_of_ours_that_is_wrong_is_not_taken_for_a_database_that_is_away(
     db: DAL,
 ) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+    driver = db._adapter.driver
+    with pytest.raises(driver.DatabaseError, match="nowhere"), transaction(db):
         rows(db, "SELECT * FROM nowhere")
     with transaction(db):
         assert rows(db, "SELECT 1") == [(1,)]
 
 
+@only_sqlite
 def test_a_database_whose_folder_is_gone_is_away_until_it_is_back(var: Var) -> None:
     db = make_database(var)
     close(db)
@@ -185,26 +215,34 @@ def test_a_database_whose_folder_is_gone_is_away_until_it_is_back(var: Var) -> N
     close(db)
 
 
-def test_eight_processes_that_migrate_at_once_make_one_schema(var: Var, tmp_path: Path) -> None:
+def test_eight_processes_that_migrate_at_once_make_one_schema(
+    var: Var, each_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL half of them have another `var/`, as on another machine."""
+    elsewhere = make_var(tmp_path / "elsewhere") if each_database == "postgres" else var
     with ExitStack() as stack:
         crowd = [
-            stack.enter_context(running("-c", MIGRATE, str(var.root), var=var.root))
-            for _ in range(8)
+            stack.enter_context(running("-c", MIGRATE, str(home.root), var=home.root))
+            for home in (var, elsewhere) * 4
         ]
         codes = [process.wait() for process in crowd]
         assert codes == [0] * 8, [process.output for process in crowd]
-    alone = make_var(tmp_path / "alone")
-    close(make_database(alone))
-    assert _schema(var.database_file) == _schema(alone.database_file)
-    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+    made = _schema(var)
+    assert _tables(var) == TABLES
+    with own_database(each_database) as uri:
+        if uri is not None:
+            monkeypatch.setenv("EMTE_DATABASE", uri)
+        alone = make_var(tmp_path / "alone")
+        close(make_database(alone))
+        assert made == _schema(alone)
 
 
 def test_a_migration_killed_in_the_middle_leaves_nothing_half_done(var: Var) -> None:
     with running("-c", MIGRATE_AND_DIE, str(var.root), var=var.root) as process:
         assert process.wait() == -signal.SIGKILL
-    assert not {name for name, _ in _schema(var.database_file)} & TABLES
+    assert _tables(var) == set()
     migrate(uri_of(var), var)
-    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+    assert _tables(var) == TABLES
 
 
 def test_a_migration_that_fails_can_be_tried_again_by_the_same_process(
@@ -212,10 +250,10 @@ def test_a_migration_that_fails_can_be_tried_again_by_the_same_process(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(tables, "INDEXES", ("CREATE INDEX nonsense",))
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(Exception, match=r"syntax error|incomplete input"):
             migrate(uri_of(var), var)
     migrate(uri_of(var), var)
-    assert {name for name, _ in _schema(var.database_file)} >= TABLES
+    assert _tables(var) == TABLES
 
 
 def test_a_new_column_is_added_and_the_rows_stay(var: Var, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +282,7 @@ def test_a_new_column_is_added_and_the_rows_stay(var: Var, monkeypatch: pytest.M
     close(db)
 
 
+@only_sqlite
 def test_a_database_copied_elsewhere_is_known_there(db: DAL, tmp_path: Path) -> None:
     add_user(db, "alice")
     with transaction(db):
@@ -259,12 +298,14 @@ def test_a_database_copied_elsewhere_is_known_there(db: DAL, tmp_path: Path) -> 
     close(copy)
 
 
+@only_sqlite
 def test_who_only_opens_makes_no_database(var: Var) -> None:
     with pytest.raises(DatabaseAway, match=f"{var.database_file} does not exist"):
         open_database(uri_of(var))
     assert not var.database_file.exists()
 
 
+@only_sqlite
 def test_a_file_that_is_no_database_ends_the_process_with_one_line(var: Var) -> None:
     var.database_file.write_text("a shopping list\n" * 100)
     with pytest.raises(Fatal, match=f"{var.database_file}: file is not a database") as raised:
@@ -278,9 +319,10 @@ def test_a_file_that_is_no_database_ends_the_process_with_one_line(var: Var) -> 
 def test_who_only_opens_changes_no_schema(var: Var) -> None:
     var.database_file.touch()
     db = open_database(uri_of(var))
-    with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+    with pytest.raises(db._adapter.driver.DatabaseError, match="product"), transaction(db):
         rows(db, "SELECT * FROM product")
     close(db)
+    assert _tables(var) == set()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +345,7 @@ def test_a_uri_that_cannot_be_opened_says_what_is_missing(
 
 def test_an_account_with_money_in_the_ledger_cannot_be_deleted(db: DAL) -> None:
     user = add_user(db, "alice", cash="1")
-    with pytest.raises(sqlite3.IntegrityError), transaction(db, write=True):
+    with pytest.raises(db._adapter.driver.IntegrityError), transaction(db, write=True):
         execute(db, "DELETE FROM auth_user WHERE id = ?", user.id)
 
 
@@ -312,8 +354,8 @@ def test_a_ticker_has_one_open_journal_at_most(db: DAL) -> None:
     with transaction(db, write=True):
         insert(db, "log_position", lineage="a", closed=True, **row)
         insert(db, "log_position", lineage="b", **row)
-        with pytest.raises(database.Taken):
-            insert(db, "log_position", lineage="c", **row)
+    with pytest.raises(database.Taken), transaction(db, write=True):
+        insert(db, "log_position", lineage="c", **row)
 
 
 def test_connections_of_many_threads_write_one_after_the_other(db: DAL) -> None:
@@ -324,6 +366,7 @@ def test_connections_of_many_threads_write_one_after_the_other(db: DAL) -> None:
         start.wait()
         for _ in range(20):
             with transaction(db, write=True):
+                lock_row(db, "auth_user", user.id)
                 found = rows(db, "SELECT actual_cash FROM auth_user WHERE id = ?", user.id)
                 execute(
                     db,
@@ -338,3 +381,134 @@ def test_connections_of_many_threads_write_one_after_the_other(db: DAL) -> None:
             future.result()
     with transaction(db):
         assert rows(db, "SELECT actual_cash FROM auth_user") == [(160,)]
+
+
+def test_of_two_transactions_that_wait_for_each_other_one_is_begun_anew(db: DAL) -> None:
+    """On SQLite the second one does not begin before the first has ended."""
+    users = [add_user(db, "alice").id, add_user(db, "bob").id]
+    begun: list[int] = []
+    both = threading.Event()
+
+    def pay(first: int, second: int) -> None:
+        def work() -> None:
+            begun.append(first)
+            _add_one(db, first)
+            if len(set(begun)) == 2:
+                both.set()
+            both.wait(0.2)
+            _add_one(db, second)
+
+        in_transaction(db, work, write=True)
+        close(db)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in (pool.submit(pay, *users), pool.submit(pay, *reversed(users))):
+            future.result()
+    with transaction(db):
+        assert rows(db, "SELECT actual_cash FROM auth_user") == [(2,), (2,)]
+    assert len(begun) == (2 if db._adapter.dbengine == "sqlite" else 3)
+
+
+def _add_one(db: DAL, user: int) -> None:
+    execute(db, "UPDATE auth_user SET actual_cash = actual_cash + 1 WHERE id = ?", user)
+
+
+def test_a_locked_table_is_read_and_not_written(var: Var, impatient: None) -> None:
+    db = make_database(var)
+    other = open_database(uri_of(var))
+    with transaction(db, write=True):
+        lock_table(db, "auth_user")
+        with transaction(other):
+            assert rows(other, "SELECT COUNT(*) FROM auth_user") == [(0,)]
+        with pytest.raises(DatabaseAway):
+            add_user(other, "alice")
+    add_user(other, "alice")
+    for each in (db, other):
+        close(each)
+
+
+@only_postgres
+def test_who_waits_too_long_for_a_row_finds_the_database_busy(var: Var, impatient: None) -> None:
+    db = make_database(var)
+    user = add_user(db, "alice")
+    other = open_database(uri_of(var))
+    with transaction(db, write=True):
+        lock_row(db, "auth_user", user.id)
+        with pytest.raises(DatabaseAway, match="lock timeout"), transaction(other, write=True):
+            lock_row(other, "auth_user", user.id)
+    for each in (db, other):
+        close(each)
+
+
+@only_postgres
+def test_a_connection_that_was_lost_while_idle_is_replaced_unnoticed(db: DAL, var: Var) -> None:
+    add_user(db, "alice")
+    command(uri_of(var), END_CONNECTIONS)
+    with transaction(db, write=True):
+        assert rows(db, "SELECT username FROM auth_user") == [("alice",)]
+
+
+@only_postgres
+def test_a_connection_that_is_lost_in_a_transaction_takes_everything_back(
+    db: DAL, var: Var
+) -> None:
+    user = add_user(db, "alice")
+
+    def pay_and_lose_the_connection() -> None:
+        with transaction(db, write=True):
+            _add_one(db, user.id)
+            command(uri_of(var), END_CONNECTIONS)
+            _add_one(db, user.id)
+
+    with pytest.raises(DatabaseAway):
+        pay_and_lose_the_connection()
+    with transaction(db):
+        assert rows(db, "SELECT actual_cash FROM auth_user") == [(0,)]
+
+
+@only_postgres
+def test_no_error_is_taken_for_a_commit(db: DAL) -> None:
+    """PostgreSQL answers COMMIT after an error with ROLLBACK."""
+    add_user(db, "alice")
+
+    def go_on_after_an_error() -> None:
+        with transaction(db, write=True), suppress(database.Taken):
+            insert(db, "product", name="x", created_by=1, modified_by=99)
+
+    with pytest.raises(AssertionError):
+        go_on_after_an_error()
+    with transaction(db):
+        assert rows(db, "SELECT COUNT(*) FROM product") == [(0,)]
+
+
+@only_postgres
+def test_a_reading_transaction_cannot_write(db: DAL) -> None:
+    with pytest.raises(db._adapter.driver.DatabaseError, match="read-only"), transaction(db):
+        execute(db, "DELETE FROM session")
+
+
+@only_postgres
+def test_no_connection_is_left_in_a_transaction(db: DAL, var: Var) -> None:
+    with transaction(db):
+        rows(db, "SELECT 1")
+    other = open_database(uri_of(var))
+    states = command(
+        uri_of(var),
+        "SELECT state FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    assert states == [("idle",)]
+    close(other)
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("postgres://nobody@127.0.0.1:1/emte", "Connection refused"),
+        ("postgres://nobody:secret@127.0.0.1:1/emte", "Connection refused"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_a_database_that_is_away(uri: str, sentence: str) -> None:
+    with pytest.raises(DatabaseAway, match=sentence) as raised:
+        open_database(uri)
+    assert "secret" not in str(raised.value)

@@ -9,7 +9,7 @@ from app.models.db import DAL, execute, insert, rows, transaction
 from app.models.portfolio import Cash, OpenOrder, Position, TradeRow, Working
 from app.models.products import Product
 from matching.order import Side, parse_price
-from tests.database import add_user
+from tests.database import add_user, only_sqlite
 
 BUY, SELL = Side.BUY, Side.SELL
 
@@ -278,6 +278,7 @@ def test_before_the_first_trade_the_page_is_empty_and_adds_up(db: DAL) -> None:
     assert (page.as_of, page.realised, page.unrealised, page.equity) == (0, 0, 0, 10_000)
 
 
+@only_sqlite
 @pytest.mark.parametrize(
     ("question", "index"),
     [
