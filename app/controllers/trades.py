@@ -80,15 +80,14 @@ def _page(
     """What the page says beside its rows; `older` leads to the next page, None if there is none."""
     shown = _shown(request, found)
     older = asked.query(before=str(shown[-1].place)) if len(found) > len(shown) else None
-    tickers = asked.wanted.tickers
-    as_of = portfolio.all_as_of(db)
+    tickers = asked.wanted.tickers or [product.name for product in asked.products]
     return {
         "asked": asked.words,
         "query": asked.query(),
         "is_first": asked.wanted.before is None,
         "older": older,
         "products": [{"id": product.id, "ticker": product.name} for product in asked.products],
-        "as_of": {t: seq for t, seq in as_of.items() if tickers is None or t in tickers},
+        "as_of": {t: seq for t, seq in portfolio.all_as_of(db).items() if t in tickers},
     }
 
 

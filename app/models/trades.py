@@ -10,9 +10,12 @@ the journals that are being followed are shown, in the order of their times; wit
 is the order of seq.
 """
 
+import heapq
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +23,9 @@ from app.models.db import DAL, rows
 from matching.order import Side
 
 END_OF_TIME = 2**62
+
+ROWS_A_READ = 128
+"""Of each journal so many trades are read at once: most pages need fewer of most of them."""
 
 _PLACE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-(|buy|sell)-([a-z_][a-z0-9_]{0,15})", re.ASCII)
 
@@ -92,43 +98,36 @@ class Fill(msgspec.Struct, frozen=True):
         return "taker" if self.taker == self.place.side else "maker"
 
 
+T = TypeVar("T", Print, Fill)
+
+
 def tape(db: DAL, wanted: Wanted) -> list[Print]:
     """The newest trades that are wanted, without any trader's name."""
-    found: list[Print] = []
-    for ticker, lineage in _journals(db, wanted.tickers):
-        found += [
-            Print(Place(time, ticker, seq), *rest)
-            for seq, time, *rest in _newest(
-                db, "tid, quantity, price, taker", "", (), Place(0, ticker, 0), lineage, wanted
-            )
-        ]
-    return _first(found, wanted.limit)
+    columns = "tid, quantity, price, taker"
+    streams = [
+        _newest_first(db, Print, columns, Place(0, ticker, 0), lineage, wanted)
+        for ticker, lineage in _journals(db, wanted.tickers)
+    ]
+    return _merged(streams, wanted.limit)
 
 
 def fills(db: DAL, owner: int, wanted: Wanted) -> list[Fill]:
     """The owner's newest trades that are wanted; one with oneself is on both sides."""
-    found: list[Fill] = []
+    streams = []
     for ticker, lineage in _journals(db, wanted.tickers):
         for side in wanted.sides:
             party = "buyer" if side is Side.BUY else "seller"
             columns = f"tid, {side}_oid, quantity, price, {party}_fee, taker"
-            found += [
-                Fill(Place(time, ticker, seq, str(side)), *rest)
-                for seq, time, *rest in _newest(
-                    db,
-                    columns,
-                    f"{party} = ? AND ",
-                    (owner,),
-                    Place(0, ticker, 0, str(side)),
-                    lineage,
-                    wanted,
-                )
-            ]
-    return _first(found, wanted.limit)
+            stream = Place(0, ticker, 0, str(side))
+            streams.append(
+                _newest_first(db, Fill, columns, stream, lineage, wanted, {party: owner})
+            )
+    return _merged(streams, wanted.limit)
 
 
-def _first(found: list[Any], limit: int) -> list[Any]:
-    return sorted(found, key=lambda trade: trade.place, reverse=True)[:limit]
+def _merged(streams: Sequence[Iterator[T]], limit: int) -> list[T]:
+    in_order = heapq.merge(*streams, key=lambda trade: trade.place, reverse=True)
+    return list(islice(in_order, limit))
 
 
 def _journals(db: DAL, tickers: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -137,32 +136,43 @@ def _journals(db: DAL, tickers: Sequence[str] | None) -> list[tuple[str, str]]:
     return [(ticker, lineage) for ticker, lineage in found if tickers is None or ticker in tickers]
 
 
-def _newest(
+def _newest_first(
     db: DAL,
+    kind: Callable[..., T],
     columns: str,
-    condition: str,
-    values: tuple[object, ...],
     stream: Place,
     lineage: str,
     wanted: Wanted,
-) -> list[Any]:
-    """The newest trades of one journal (and side): by an index that ends in seq."""
+    party: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[T]:
+    """The wanted trades of one journal (and side), read as they are asked for.
+
+    Each read is by an index that ends in seq.
+    """
     last_seq, until = END_OF_TIME, wanted.until
     if (before := wanted.before) is not None:
         if stream.ticker == before.ticker:
             last_seq = before.seq if stream.side < before.side else before.seq - 1
         else:
             until = min(until, before.time + (stream.ticker < before.ticker))
-    return rows(
-        db,
-        f'SELECT seq, match_time, {columns} FROM "match" WHERE {condition}ticker = ?'
-        " AND lineage = ? AND seq <= ? AND match_time >= ? AND match_time < ?"
-        " ORDER BY seq DESC LIMIT ?",
-        *values,
-        stream.ticker,
-        lineage,
-        last_seq,
-        wanted.since,
-        until,
-        wanted.limit,
-    )
+    condition = "".join(f"{name} = ? AND " for name in party)
+    at_once = min(wanted.limit, ROWS_A_READ)
+    while True:
+        found = rows(
+            db,
+            f'SELECT seq, match_time, {columns} FROM "match" WHERE {condition}ticker = ?'
+            " AND lineage = ? AND seq <= ? AND match_time >= ? AND match_time < ?"
+            " ORDER BY seq DESC LIMIT ?",
+            *party.values(),
+            stream.ticker,
+            lineage,
+            last_seq,
+            wanted.since,
+            until,
+            at_once,
+        )
+        for seq, time, *rest in found:
+            yield kind(Place(time, stream.ticker, seq, stream.side), *rest)
+        if len(found) < at_once:
+            return
+        last_seq = found[-1][0] - 1

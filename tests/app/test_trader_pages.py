@@ -273,7 +273,19 @@ def test_the_tape_tells_what_was_traded_and_not_by_whom(
         "taker": "buy",
     }
     assert {row["ticker"] for row in answers[0]["trades"]} == {"intc"}, "gone is not listed"
-    assert "gone" not in web.browser(other).get("/default/all_trades").text
+    assert answers[0]["as_of"] == {"intc": 120}
+
+
+def test_what_is_not_listed_is_shown_to_those_only_who_traded_it(
+    web: Web, trader: User, manager: User, gone: Product
+) -> None:
+    for path in ("all_trades", "my_trades", "positions", "pandl"):
+        assert "gone" not in web.browser(manager).get(f"/default/{path}").text
+        assert ("gone" in web.browser(trader).get(f"/default/{path}").text) == (
+            path != "all_trades"
+        )
+    page = web.browser(trader).get(f"/default/pandl/{gone.id}").text
+    assert f"/default/trade/{gone.id}" not in page
 
 
 @pytest.mark.parametrize(

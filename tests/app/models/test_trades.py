@@ -109,7 +109,11 @@ def test_what_is_wanted_is_found(traded: DAL, wanted: Wanted, seqs: list[int]) -
         assert [fill.place.seq for fill in trades.fills(traded, 7, wanted)] == seqs
 
 
-def test_pages_of_any_size_hold_every_trade_once(db: DAL) -> None:
+@pytest.mark.parametrize("rows_a_read", [3, 128])
+def test_pages_of_any_size_hold_every_trade_once(
+    db: DAL, rows_a_read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trades, "ROWS_A_READ", rows_a_read)
     dice = random.Random(7)
     with transaction(db, write=True):
         for ticker in ("a", "b", "c"):
