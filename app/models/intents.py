@@ -136,7 +136,7 @@ def reserve(
     command = _command(owner, product, request, asks=asks, last=last, ts=ts)
     value = _value_price(command, bids=bids, last=last)
     if command.quantity * max(value, command.stop) > MAX_ORDER_VALUE:
-        raise Refused("invalid_order", "", "quantity × price is more than 10¹⁵ ten-thousandths")
+        raise Refused("invalid_order", "", "quantity × price is more than 100,000,000,000.00")
     working = Working(product.name, request.side, request.quantity, value, is_intent=True)
     reserved = _require_covered(db, owner, product, working)
     fields = {
