@@ -127,6 +127,7 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
             venue_key=config.load_venue_key(var),
             url=settings.public_url(browser_urls(host, bound_port)[0]),
             smtp=settings.smtp(),
+            manager_signup=settings.manager_signup(),
         )
     except DatabaseAway as away:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away

@@ -125,10 +125,17 @@ class Platform:
     """What one web server holds for as long as it runs."""
 
     def __init__(
-        self, database_uri: str, *, venue_key: str, url: str, smtp: Smtp | None = None
+        self,
+        database_uri: str,
+        *,
+        venue_key: str,
+        url: str,
+        smtp: Smtp | None = None,
+        manager_signup: bool = True,
     ) -> None:
         self.url = url
         self.smtp = smtp
+        self.manager_signup = manager_signup
         self.session_secret = signing.web_session_secret(venue_key)
         # Browsers share cookies between all ports of a host: without its mark, a venue would log
         # out whoever is logged in at another one there.

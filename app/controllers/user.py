@@ -8,6 +8,7 @@ from app.controllers.base import (
     HOME,
     Answer,
     Audience,
+    Problem,
     Redirect,
     Request,
     Result,
@@ -74,8 +75,12 @@ async def _log_in(request: Request, username: str, password: str) -> str | None:
 )
 async def register(request: Request) -> Result:
     """The form of 2010; who has filled it in right is logged in."""
+    manager_signup = request.platform.manager_signup
     if request.method == "GET":
-        return {"form": {}, "errors": {}}
+        return {"form": {}, "errors": {}, "manager_signup": manager_signup}
+    if request.form.get("manager") and not manager_signup:
+        message = "Nobody signs up as a manager here: ask who runs this venue"
+        raise Problem(403, "managers_closed", message)
     try:
         registration = accounts.validate_registration(request.form)
         wait = request.platform.sign_ups.seconds_to_wait(
@@ -93,7 +98,8 @@ async def register(request: Request) -> Result:
         # Passwords are typed again: they are never sent back.
         shown = {name: value for name, value in request.form.items() if "password" not in name}
         status = 429 if "" in invalid.errors else 400
-        return Answer(status, {"form": shown, "errors": invalid.errors})
+        values = {"form": shown, "errors": invalid.errors, "manager_signup": manager_signup}
+        return Answer(status, values)
     return Redirect(HOME, f"Welcome, {registration.username}", session=token)
 
 

@@ -46,6 +46,14 @@ def smtp() -> Smtp | None:
     return Smtp(host=host, port=int(port), user=user, password=password, sender=sender)
 
 
+def manager_signup() -> bool:
+    """Whether anybody may sign up as a manager, as in 2010: `manager_signup`, open or closed."""
+    text = setting("manager_signup", None, "open")
+    if text not in ("open", "closed"):
+        raise Fatal(ExitCode.CONFIGURATION, f"manager_signup is open or closed, not {text!r}")
+    return text == "open"
+
+
 def public_url(default: str) -> str:
     """$EMTE_URL, else emte.toml's `url`, else `default`: the platform's address for browsers.
 

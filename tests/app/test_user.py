@@ -50,6 +50,20 @@ def test_a_manager_is_who_ticks_the_box(web: Web) -> None:
     assert "Register new product" in browser.get(PRODUCTS).text
 
 
+def test_where_managers_are_closed_nobody_signs_up_as_one(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 'name="manager"' in web.browser().get(REGISTER).text
+    monkeypatch.setattr(web.platform, "manager_signup", False)
+    browser = web.browser()
+    assert 'name="manager"' not in browser.get(REGISTER).text
+    form = {**FORM, "username": "usurper", "email": "usurper@x.example"}
+    answer = browser.post(REGISTER, {**form, "manager": "on"}, JSON)
+    assert (answer.status, answer.error) == (403, "managers_closed")
+    assert browser.post(REGISTER, form).status == 303
+    assert "Register new product" not in browser.get(PRODUCTS).text
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

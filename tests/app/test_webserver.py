@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import pytest
+
 from matching.config import Var
 from tests.app.venue import JSON, Browser, running_match
 from tests.processes import Process, running
@@ -86,6 +88,15 @@ def test_what_is_configured_wrong_is_one_line_and_78(tmp_path: Path) -> None:
             assert server.wait() == 78
             assert len(server.lines) == 1, server.output
             assert server.lines[0].startswith("webserver: ")
+
+
+def test_a_setting_that_is_misspelt_opens_no_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMTE_MANAGER_SIGNUP", "close")
+    with running(*MODULE, "--port", "0", var=tmp_path) as server:
+        assert server.wait() == 78
+        assert server.lines == ["webserver: manager_signup is open or closed, not 'close'"]
 
 
 def test_a_host_that_is_not_ours_is_one_line_and_69(tmp_path: Path) -> None:
