@@ -15,8 +15,11 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar, assert_never
+
+import msgspec
 
 from app.controllers.base import (
     HOME,
@@ -31,7 +34,7 @@ from app.controllers.base import (
     local_path,
 )
 from app.controllers.markets import Market
-from app.models import intents, products
+from app.models import intents, portfolio, products
 from app.models.db import DAL, DatabaseAway, now
 from app.models.intents import Intent, State
 from app.models.products import Product
@@ -54,6 +57,10 @@ DELETE_FIELDS = ("product", "oid", "_next")
 UNSEEN_SECONDS = 60.0
 """log2db has this long to write an accepted order's row before anybody asks about it."""
 
+FOLLOW_SECONDS = 1.0
+FOLLOW_POLL_SECONDS = 0.05
+"""How long the reconciler waits for log2db, and how often it looks."""
+
 ORDER_ID = re.compile(r"web-[A-Za-z0-9_.:-]{1,32}", re.ASCII)
 """The platform's client ids begin `web-` (PROTOCOL §4)."""
 
@@ -73,6 +80,17 @@ STATUS_OF_CODE = {
     "not_ready": 503,
 }
 """PROTOCOL §3's status of a code; 422 for all others."""
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    """What a matching server says of an intent; oid None: not found, up to record `seq`."""
+
+    market: Market
+    intent: Intent
+    oid: int | None
+    seq: int
+    asked_at: int
+
 
 E = TypeVar("E", Side, TimeInForce, SelfTrade)
 
@@ -375,6 +393,7 @@ async def reconcile(platform: Platform) -> None:
     read = platform.transactions.read
     live = [market.ticker for market in platform.markets if market.can_trade]
     overdue = now() - round(UNSEEN_SECONDS * 1_000_000)
+    replies = []
     for intent in [
         *await read(intents.unresolved, older_than=now()),
         *await read(intents.unseen, live, older_than=overdue),
@@ -383,25 +402,51 @@ async def reconcile(platform: Platform) -> None:
         if market is None or not market.can_trade:
             continue
         if not market.is_sending(intent.owner, intent.client_id):
-            await _resolve(platform, market, intent)
+            replies += await _ask(market, intent)
+    await _let_database_follow(platform, replies)
+    for reply in replies:
+        await _resolve(platform, reply)
 
 
-async def _resolve(platform: Platform, market: Market, intent: Intent) -> None:
+async def _ask(market: Market, intent: Intent) -> list[_Reply]:
+    """What `find` answers; nothing if it cannot be asked now."""
     asked_at = market.trading.clock.now_ms() * 1000
     try:
         found = await market.trading.find(client_id=intent.client_id, owner=intent.owner)
-        oid, seq = found["order"]["oid"], found["seq"]
     except Refused as refused:
         if refused.code != "order_not_found":
-            return
-        oid, seq = None, refused.answer["seq"]
+            return []
+        return [_Reply(market, intent, None, refused.answer["seq"], asked_at)]
     except (Away, Unanswered):
-        return
+        return []
+    return [_Reply(market, intent, found["order"]["oid"], found["seq"], asked_at)]
+
+
+async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> None:
+    """Wait, but not long, until the database has come as far as the replies that say "not found".
+
+    On a busy market it is always a little behind: without this no order would ever be given up.
+    """
+    wanted = {reply.intent.ticker: reply.seq for reply in replies if reply.oid is None}
+    end = time.monotonic() + FOLLOW_SECONDS
+    while wanted and time.monotonic() < end:
+        settled = await platform.transactions.read(portfolio.all_as_of)
+        wanted = {ticker: seq for ticker, seq in wanted.items() if settled.get(ticker, 0) < seq}
+        if wanted:
+            await asyncio.sleep(FOLLOW_POLL_SECONDS)
+
+
+async def _resolve(platform: Platform, reply: _Reply) -> None:
+    market, intent = reply.market, reply.intent
     state = await platform.transactions.write(
-        intents.resolve, intent, found_oid=oid, seq=seq, asked_at=asked_at, at=now()
+        intents.resolve,
+        intent,
+        found_oid=reply.oid,
+        seq=reply.seq,
+        asked_at=reply.asked_at,
+        at=now(),
     )
     if state is not intent.state and state in (State.ACCEPTED, State.NEVER):
         log.info("order %s of owner %d: %s", intent.client_id, intent.owner, state)
-        market.tell_owner(
-            intent.owner, {"type": "intent", "id": intent.client_id, "state": state, "oid": oid}
-        )
+        message = {"type": "intent", "id": intent.client_id, "state": state, "oid": reply.oid}
+        market.tell_owner(intent.owner, message)

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
@@ -53,6 +54,10 @@ class Market:
     def available(self, owner: User) -> int:
         with self.web.database() as db:
             return portfolio.cash(db, owner.id).available
+
+    def as_of(self) -> int:
+        with self.web.database() as db:
+            return portfolio.as_of(db, self.product.name)
 
     def journaled(self, words: str) -> int:
         """How often words stand in the journal."""
@@ -413,6 +418,31 @@ def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
         assert market.available(buyer) < CASH
         wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the reconciler")
         assert market.available(buyer) == CASH
+
+
+def test_an_order_that_never_arrived_is_given_up_although_the_database_lags(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
+    with running_log2db(web.var, market.product.name) as log2db:
+        market.order(web.browser(seller), "sell 1@99")
+        wait_until(lambda: market.as_of() > 0, "log2db")
+        os.kill(log2db.pid, signal.SIGSTOP)
+        market.order(web.browser(seller), "sell 1@98")  # a busy market: always a record ahead
+        with web.database(write=True) as db:
+            intents.reserve(
+                db,
+                buyer.id,
+                market.product,
+                request,
+                bids=(),
+                asks=(),
+                last=1_000_000,
+                ts=now() // 1000 - 10_000,
+                at=now() - 10_000_000,
+            )
+        threading.Timer(0.3, os.kill, (log2db.pid, signal.SIGCONT)).start()
+        assert market.state(buyer, "web-1") is State.NEVER, "one round of the reconciler is enough"
 
 
 def test_an_outcome_that_came_while_the_reconciler_asked_stays(
