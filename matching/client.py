@@ -383,6 +383,14 @@ class Client:
         """The open orders and the position, as an `orders` message."""
         return await self._request({"op": "open", **_without_none({"owner": owner})})
 
+    async def cancel_after(self, seconds: int, *, owner: int | None = None) -> Answer:
+        """Have all open orders canceled unless this is called again within so many seconds.
+
+        0 disarms. The switch outlives this connection; a venue session names the owner.
+        """
+        fields = {"op": "cancel_after", "seconds": seconds, **_without_none({"owner": owner})}
+        return await self._request_in_session(fields)
+
     async def subscribe(self, channels: Sequence[str], *, depth: int = 50) -> Answer:
         """Choose what the feed brings. What it begins with comes to `on_message`, and here."""
         fields = {"op": "subscribe", "channels": list(channels), "depth": depth}
@@ -539,6 +547,9 @@ class BlockingClient:
 
     def open_orders(self, *, owner: int | None = None) -> Answer:
         return self._run(self._client.open_orders(owner=owner))
+
+    def cancel_after(self, seconds: int, *, owner: int | None = None) -> Answer:
+        return self._run(self._client.cancel_after(seconds, owner=owner))
 
     def subscribe(self, channels: Sequence[str], *, depth: int = 50) -> Answer:
         return self._run(self._client.subscribe(channels, depth=depth))

@@ -334,6 +334,26 @@ class Exchange:
         """Tell the open orders and the position; a venue session may name any owner."""
         self._ask(partial(self._tell_open_orders, session, req, owner))
 
+    def cancel_after(
+        self,
+        session: Session,
+        seconds: int,
+        *,
+        req: int | None,
+        arm: Callable[[int, int], None],
+        owner: int | None = None,
+    ) -> None:
+        """Set the dead man's switch of the session's owner; a venue session names the owner.
+
+        If the session may, `arm` is called with owner and seconds (0: disarm). Who keeps the
+        switches calls `cancel_for_dead_man` when one runs out.
+        """
+        self._ask(partial(self._cancel_after, session, seconds, req, arm, owner))
+
+    def cancel_for_dead_man(self, owner: int) -> None:
+        """The owner's switch ran out: cancel all its open orders."""
+        self._ask(partial(self._cancel_for_dead_man, owner))
+
     def set_generations(self, generations: Mapping[int, int]) -> None:
         """`var/key.generations` has changed: sessions of owners whose key was raised are closed."""
         for owner, generation in generations.items():
@@ -677,6 +697,30 @@ class Exchange:
         if owner is not None:
             message["position"] = self._engine.position(owner)
         self._deliver(session.recipient, message)
+
+    def _cancel_after(
+        self,
+        session: Session,
+        seconds: int,
+        req: int | None,
+        arm: Callable[[int, int], None],
+        owner: int | None,
+    ) -> None:
+        try:
+            owner = _readable_owner(session, owner)
+            if owner is None:
+                raise Denied("bad_request", "a venue session names the owner of the switch")
+        except Denied as denied:
+            self._deliver(session.recipient, Reply(req, self._refusal(denied, self._now())))
+            return
+        arm(owner, seconds)
+        message = {**_head("cancel_after", req), "owner": owner, "seconds": seconds}
+        self._deliver(session.recipient, message)
+
+    def _cancel_for_dead_man(self, owner: int) -> None:
+        if self._engine.open_orders(owner):
+            cancel = CancelAll(ticker=self.ticker, owner=owner, reason=CancelReason.DEAD_MAN)
+            self._execute(cancel, at=self._now(), sender=None, sees_all=True)
 
     def _disconnect(self, session: Session) -> None:
         self._sessions.pop(session, None)

@@ -37,6 +37,9 @@ TEXTS_LIMIT = 1_000
 ANSWERS_LIMIT = 4_096
 """Texts of one connection that may be undecided or unsynced; nothing more is read from it then."""
 
+DAY_SECONDS = 24 * 60 * 60
+"""The longest that a dead man's switch can be set to."""
+
 SILENCE_SECONDS = 60
 """A WebSocket that says nothing for so long, not even pong, is closed."""
 
@@ -79,11 +82,20 @@ class Open(msgspec.Struct, tag_field="op", tag="open", forbid_unknown_fields=Tru
     req: int | None = None
 
 
+class CancelAfter(msgspec.Struct, tag_field="op", tag="cancel_after", forbid_unknown_fields=True):
+    seconds: Annotated[int, msgspec.Meta(ge=0, le=DAY_SECONDS)]
+    owner: int | None = None
+    req: int | None = None
+
+
 class Ping(msgspec.Struct, tag_field="op", tag="ping", forbid_unknown_fields=True):
     req: int | None = None
 
 
-_decode_request = msgspec.json.Decoder(Subscribe | LogIn | Send | Find | Open | Ping).decode
+Question = Subscribe | LogIn | Find | Open | CancelAfter
+"""What the exchange answers with the batch in which it is decided, like a command."""
+
+_decode_request = msgspec.json.Decoder(Question | Send | Ping).decode
 
 
 class RealtimeHandler(WebSocketHandler):
@@ -217,7 +229,7 @@ class RealtimeHandler(WebSocketHandler):
         self._unanswered += 1
         self.server.commit.schedule()
 
-    def _on_question(self, request: Subscribe | LogIn | Find | Open) -> None:
+    def _on_question(self, request: Question) -> None:
         exchange = self.server.exchange
         match request:
             case Subscribe():
@@ -238,6 +250,14 @@ class RealtimeHandler(WebSocketHandler):
                 )
             case Open():
                 exchange.open_orders(self.session, req=request.req, owner=request.owner)
+            case CancelAfter():
+                exchange.cancel_after(
+                    self.session,
+                    request.seconds,
+                    req=request.req,
+                    arm=self.server.dead_men.arm,
+                    owner=request.owner,
+                )
         self._unanswered += 1
         self.server.commit.schedule()
 

@@ -24,6 +24,7 @@ from tornado.ioloop import PeriodicCallback
 from tornado.web import Application
 
 from matching.config import Var, read_generations
+from matching.deadman import DeadMen
 from matching.exchange import Batch, Exchange
 from matching.exits import Fatal
 from matching.fanout import Fanout, Listener
@@ -120,6 +121,7 @@ class Server:
             on_settled=self._on_settled,
         )
         self.fanout = Fanout(self.exchange.feed, now=self.exchange.now)
+        self.dead_men = DeadMen(self._cancel_for_dead_man)
         self.connections: set[Connection] = set()
         self.is_stopping = False
         self._to_flush: list[Connection] = []
@@ -190,6 +192,7 @@ class Server:
         self.is_stopping = True
         for timer in self._timers:
             timer.stop()
+        self.dead_men.disarm_all()
         self.fanout.stop()
         if self._http is not None:
             self._http.stop()
@@ -217,6 +220,10 @@ class Server:
             connection.flush_messages()
         if batch.changes is not None:
             self.fanout.publish(batch.changes)
+
+    def _cancel_for_dead_man(self, owner: int) -> None:
+        self.exchange.cancel_for_dead_man(owner)
+        self.commit.schedule()
 
     def _poll_generations(self) -> None:
         stamp = _stamp(self._var.generations_file)

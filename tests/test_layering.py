@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
-    "order events protocol signing book engine records journal recovery session exchange marketdata"
+    "order events protocol signing book engine records journal recovery session exchange"
+    " marketdata deadman fanout client ports disk config exits pidfile groupcommit server"
+    " realtime httphandlers matchingserver"
 )
-CORE += " fanout client ports disk config exits pidfile groupcommit server realtime"
-CORE += " httphandlers matchingserver"
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
 
@@ -49,10 +49,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "order events protocol signing ports book engine journal recovery session marketdata"
     ),
     "matching.client": _matching("order protocol signing config exits"),
+    "matching.deadman": (),
     "matching.fanout": _matching("marketdata"),
     "matching.groupcommit": _matching("exchange ports"),
     "matching.server": _matching(
-        "order exchange session recovery ports config exits fanout groupcommit"
+        "order exchange session recovery ports config deadman exits fanout groupcommit"
     ),
     "matching.realtime": _matching("events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),

@@ -114,7 +114,9 @@ class Socket:
         """Say something with a number, and wait for what answers it."""
         self.say(**fields, req=4711)
         while True:
-            message = await self.next("answer", "found", "orders", "pong", "login", "snapshot")
+            message = await self.next(
+                "answer", "found", "orders", "cancel_after", "pong", "login", "snapshot"
+            )
             if message.get("req") == 4711:
                 return message
 

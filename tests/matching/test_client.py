@@ -298,6 +298,22 @@ def test_orders_sent_with_cod_end_with_the_connection(venue: Venue) -> None:
     _run(scenario())
 
 
+def test_a_dead_mans_switch_outlives_the_client(venue: Venue) -> None:
+    async def scenario() -> None:
+        client, other = venue.client(owner=7), venue.client()
+        for each in (client, other):
+            await each.connect()
+            await each.login()
+        await client.send("buy 1@50 id=dead1")
+        assert (await client.cancel_after(1))["seconds"] == 1
+        await client.close()
+        while (await other.find(client_id="dead1", owner=7))["order"]["status"] != "canceled":
+            await asyncio.sleep(0.01)
+        await other.close()
+
+    _run(scenario())
+
+
 def test_small_frames_leave_at_once(venue: Venue) -> None:
     async def scenario() -> None:
         client = venue.client()

@@ -543,6 +543,50 @@ def test_an_order_that_was_there_before_is_not_the_cod_sessions_that_sends_it_ag
     assert floor.exchange.query()["bids"] == [["50.00", 5, 1]]
 
 
+def test_a_dead_mans_switch_is_set_by_whoever_speaks_for_the_owner() -> None:
+    floor = Floor()
+    armed: list[tuple[int, int]] = []
+
+    def cancel_after(person: Person, **named: int) -> dict[str, Any]:
+        floor.exchange.cancel_after(
+            person.session, 30, req=6, arm=lambda *switch: armed.append(switch), **named
+        )
+        floor.commit()
+        return person.take()[-1]
+
+    told = cancel_after(floor.trader(7))
+    assert told == {"type": "cancel_after", "req": 6, "owner": 7, "seconds": 30}
+    cancel_after(floor.venue(), owner=8)
+    assert armed == [(7, 30), (8, 30)]
+    refused: list[tuple[Person, dict[str, int], str]] = [
+        (floor.stranger(), {}, "bad_signature"),
+        (floor.trader(7), {"owner": 8}, "not_owner"),
+        (floor.venue(), {}, "bad_request"),
+    ]
+    for person, named, code in refused:
+        assert cancel_after(person, **named)["error"]["code"] == code
+    assert armed == [(7, 30), (8, 30)]
+
+
+def test_a_dead_mans_orders_are_canceled_and_nobody_elses() -> None:
+    floor = Floor()
+    watcher = floor.trader(7, orders=True)
+    for text in ("7:buy intc 5@50", "8:buy intc 5@49", "7:sell intc 5@70/40"):
+        floor.ask(floor.venue(), text)
+    watcher.take()
+    floor.exchange.cancel_for_dead_man(7)
+    floor.commit()
+    assert floor.exchange.query()["bids"] == [["49.00", 5, 1]]
+    assert any("[0] 7 del all why=dead_man " in line for line in floor.journal_lines())
+    canceled = [message["event"] for message in watcher.take()]
+    assert [(event["oid"], event["reason"]) for event in canceled] == [
+        (1, "dead_man"),
+        (3, "dead_man"),
+    ]
+    floor.exchange.cancel_for_dead_man(7)
+    assert floor.exchange.take_batch().data == b"", "with nothing open, nothing is journaled"
+
+
 def test_after_a_crash_recovery_cancels_what_lost_connections_had_left() -> None:
     floor = Floor()
     floor.ask(floor.trader(7, cod=True), "buy 5@50")
