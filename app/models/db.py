@@ -104,11 +104,13 @@ def migrate(uri: str, var: Var) -> None:
         try:
             with transaction(db, write=True), _one_commit(db):
                 if not _is_sqlite(db):
-                    rows(db, "SELECT set_config('lock_timeout', '0', true)")  # a crowd takes long
-                    rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
+                    _await_turn(db)
                 tables.define(db)
+                existing = _indexes(db)
                 for statement in tables.INDEXES:
-                    db.executesql(statement)
+                    # PostgreSQL would lock the table to find out that the index is there.
+                    if statement.partition(" IF NOT EXISTS ")[2].split(" ")[0] not in existing:
+                        db.executesql(statement)
         finally:
             close(db)
             # pyDAL remembers that its own table exists, even if that was rolled back.
@@ -292,6 +294,22 @@ def _prepare_connection(adapter: Any) -> None:
         if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
         raise Fatal(ExitCode.DISK, f"{adapter.dbpath}: {error}") from error
+
+
+def _await_turn(db: DAL) -> None:
+    """Wait for the other machines that migrate now, however many they are."""
+    rows(db, "SELECT set_config('lock_timeout', '0', true)")
+    rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
+    rows(db, "SELECT set_config('lock_timeout', ?, true)", f"{BUSY_SECONDS:g}s")
+
+
+def _indexes(db: DAL) -> set[str]:
+    names = (
+        "SELECT name FROM sqlite_master WHERE type = 'index'"
+        if _is_sqlite(db)
+        else "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
+    )
+    return {name for (name,) in rows(db, names)}
 
 
 @contextmanager

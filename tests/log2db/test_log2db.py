@@ -3,19 +3,22 @@
 import random
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
 
-from app.models.db import DAL, insert, rows, transaction
+from app.models.db import DAL, close, insert, rows, transaction
 from log2db.verify import verify
 from matching.config import Var
 from matching.disk import SystemDisk
 from matching.exits import ExitCode
 from matching.journal import Mark, durable_path, read_mark, settled_path
 from matching.pidfile import read_pid
-from tests.database import add_user
+from tests.cluster import running_cluster
+from tests.database import add_user, make_database, only_sqlite, uri_of
 from tests.log2db.journals import JournalFile
 from tests.log2db.test_verify import trade_at_random
 from tests.processes import Process, running
@@ -152,35 +155,68 @@ def test_it_makes_the_tables_if_it_is_the_first_to_come(var: Var) -> None:
     assert _verify(var).startswith("OK intc: 1 orders, 0 matches")
 
 
+@contextmanager
+def _held(var: Var) -> Iterator[None]:
+    """Somebody else keeps the database from being written for as long as this lasts."""
+    uri = uri_of(var)
+    if uri.startswith("postgres"):
+        with closing(psycopg2.connect(uri)) as holder:
+            holder.cursor().execute("LOCK TABLE log_position IN EXCLUSIVE MODE")
+            yield
+    else:
+        with closing(sqlite3.connect(var.database_file, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            yield
+
+
 def test_a_database_that_is_away_is_waited_for(var: Var, db: DAL, journal: JournalFile) -> None:
     journal.play("1:sell intc 10@5", "2:buy intc 4@5")
-    with (
-        closing(sqlite3.connect(var.database_file, isolation_level=None)) as holder,
-        running("-c", IMPATIENT, "-A", "intc", var=var.root) as process,
-    ):
+    with running("-c", IMPATIENT, "-A", "intc", var=var.root) as process:
         process.wait_for_line("following")
         _wait_for(db, journal.seq)
         before = journal.seq
-        holder.execute("BEGIN IMMEDIATE")
-        journal.play("2:buy intc 6@5")
-        process.wait_for_line(r"log2db WARNING intc: the database is away \(database is locked\)")
-        assert _seq(db) == before
-        journal.play("2:buy intc 1@5")
-        holder.execute("COMMIT")
+        with _held(var):
+            journal.play("2:buy intc 6@5")
+            process.wait_for_line(r"log2db WARNING intc: the database is away \(.*lock.*\)")
+            assert _seq(db) == before
+            journal.play("2:buy intc 1@5")
         _wait_for(db, journal.seq)
         assert process.output.count("is away") == 1, "said once, not at every try"
     assert _verify(var).startswith("OK")
 
 
 def test_it_starts_while_the_database_is_away(var: Var, db: DAL, journal: JournalFile) -> None:
-    with (
-        closing(sqlite3.connect(var.database_file, isolation_level=None)) as holder,
-    ):
-        holder.execute("BEGIN IMMEDIATE")
+    with ExitStack() as holding:
+        holding.enter_context(_held(var))
         with running("-c", IMPATIENT, "-A", "intc", var=var.root) as process:
             process.wait_for_line("the database is away")
-            holder.execute("COMMIT")
+            holding.close()
             _wait_for(db, journal.seq)
+
+
+@only_sqlite
+def test_a_postgresql_that_is_killed_is_waited_for(
+    var: Var, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_cluster() as cluster:
+        monkeypatch.setenv("EMTE_DATABASE", cluster.uri)
+        db = make_database(var)
+        for name in ("alice", "bob"):
+            add_user(db, name, cash="10000")
+        journal = JournalFile(var)
+        journal.play("1:sell intc 10@5", "2:buy intc 4@5")
+        with running("-m", "log2db", "-A", "intc", var=var.root) as process:
+            _wait_for(db, journal.seq)
+            cluster.kill()
+            journal.play("2:buy intc 6@5")
+            process.wait_for_line("log2db WARNING intc: the database is away")
+            journal.play("2:buy intc 1@5")
+            cluster.start()
+            _wait_for(db, journal.seq)
+            assert process.output.count("is away") == 1, "said once, not at every try"
+            assert process.terminate() == ExitCode.DONE
+        assert _verify(var).startswith("OK intc: 4 orders, 2 matches")
+        close(db)
 
 
 def test_a_second_follower_of_a_ticker_is_turned_away(
