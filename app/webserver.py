@@ -39,6 +39,7 @@ settings, as EMTE_<NAME> or in emte.toml, beside the flags':
   url            the platform's address for browsers, where links in e-mails lead
   smtp_host      the mail server, with smtp_port (587), smtp_from and, if it asks for a log-in,
                  smtp_user, smtp_password; without it links to new passwords stand in this log
+  manager_signup open (anybody may sign up as a manager) or closed
 
 examples:
   emte-web                                      the platform at http://127.0.0.1:8000/
