@@ -18,7 +18,18 @@ from app.models.db import execute, now
 from app.models.intents import State
 from app.models.products import Product
 from matching.order import Side
-from tests.app.venue import CASH, JSON, Browser, Response, Web, Wire, running_log2db, running_match
+from tests.app.venue import (
+    CASH,
+    JSON,
+    Browser,
+    Response,
+    Web,
+    Wire,
+    running_log2db,
+    running_match,
+    running_web,
+)
+from tests.database import DATABASES, own_database
 from tests.processes import Process
 from tests.waiting import free_port, wait_until
 
@@ -63,6 +74,14 @@ class Market:
         """How often words stand in the journal."""
         path = self.web.var.journal_file(self.product.name)
         return path.read_text(encoding="ascii").count(words)
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """One for each kind of database: here transactions meet."""
+    folder = tmp_path_factory.mktemp("var")
+    with own_database(request.param) as uri, running_web(folder, uri) as web:
+        yield web
 
 
 @pytest.fixture
@@ -346,7 +365,7 @@ def test_with_the_matching_server_away_nothing_is_sent_or_promised(
 def test_an_order_that_never_arrived_frees_its_cash_once_that_is_sure(
     web: Web, market: Market, buyer: User
 ) -> None:
-    with running_log2db(web.var, market.product.name):
+    with running_log2db(web, market.product.name):
         os.kill(market.server.pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(market.order, web.browser(buyer), "buy 10@50", id="web-1")
@@ -402,7 +421,7 @@ def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
     web: Web, market: Market, buyer: User
 ) -> None:
     request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
-    with running_log2db(web.var, market.product.name):
+    with running_log2db(web, market.product.name):
         with web.database(write=True) as db:
             intents.reserve(
                 db,
@@ -424,7 +443,7 @@ def test_an_order_that_never_arrived_is_given_up_although_the_database_lags(
     web: Web, market: Market, buyer: User, seller: User
 ) -> None:
     request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
-    with running_log2db(web.var, market.product.name) as log2db:
+    with running_log2db(web, market.product.name) as log2db:
         market.order(web.browser(seller), "sell 1@99")
         wait_until(lambda: market.as_of() > 0, "log2db")
         os.kill(log2db.pid, signal.SIGSTOP)
@@ -489,7 +508,7 @@ def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(
     market.server.kill()
     for path in web.var.journal_dir.glob(f"{ticker}.*"):
         path.unlink()
-    with running_match(web.var, ticker, port), running_log2db(web.var, ticker):
+    with running_match(web.var, ticker, port), running_log2db(web, ticker):
         wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the order to be given up")
     assert market.available(buyer) == CASH
 
@@ -502,7 +521,7 @@ def test_an_inactive_product_takes_no_new_orders_and_lets_go_of_those_it_has(
 ) -> None:
     product = market.product
     browser = web.browser(buyer)
-    with running_log2db(web.var, product.name):
+    with running_log2db(web, product.name):
         assert market.order(browser, "buy 10@50", id="web-1").json()["oid"] == 1
         web.edit_product(product, by=manager, active="")
         for text in ("buy 10@50", "sell 1@99"):
@@ -537,7 +556,7 @@ def test_a_trade_comes_to_the_profit_and_loss_pages_of_both(
     web: Web, market: Market, buyer: User, seller: User
 ) -> None:
     path = f"/default/pandl.json/{market.product.id}"
-    with running_log2db(web.var, market.product.name):
+    with running_log2db(web, market.product.name):
         market.order(web.browser(seller), "sell 100@101")
         market.order(web.browser(buyer), "buy 60@101.50")
         of_buyer, of_seller = web.browser(buyer), web.browser(seller)

@@ -127,10 +127,10 @@ class Browser:
 class Web:
     """The web server of a venue, with its database; runs until the `with` block ends."""
 
-    def __init__(self, var: Var) -> None:
+    def __init__(self, var: Var, database_uri: str) -> None:
         self.var = var
         self.venue_key = load_venue_key(var)
-        self.database_uri = f"sqlite://{var.database_file}"
+        self.database_uri = database_uri
         self.port = 0
         self.platform: Platform
         self._loop: asyncio.AbstractEventLoop
@@ -224,12 +224,13 @@ class Web:
 
 
 @contextmanager
-def running_web(folder: Path) -> Iterator[Web]:
-    """A web server with an empty database, in a folder of its own."""
+def running_web(folder: Path, database_uri: str | None = None) -> Iterator[Web]:
+    """A web server in a folder of its own, with an empty database (None: on SQLite)."""
     var = Var(folder)
     var.make()
-    migrate(f"sqlite://{var.database_file}", var)
-    web = Web(var)
+    uri = database_uri or f"sqlite://{var.database_file}"
+    migrate(uri, var)
+    web = Web(var, uri)
     web.start()
     try:
         yield web
@@ -247,9 +248,10 @@ def running_match(var: Var, ticker: str, port: int, *options: str) -> Iterator[P
 
 
 @contextmanager
-def running_log2db(var: Var, ticker: str) -> Iterator[Process]:
+def running_log2db(web: Web, ticker: str) -> Iterator[Process]:
     """The follower that brings a product's journal into the database."""
-    with running("-m", "log2db", "-A", ticker, var=var.root) as follower:
+    arguments = ("-m", "log2db", "-A", ticker, "--database", web.database_uri)
+    with running(*arguments, var=web.var.root) as follower:
         yield follower
 
 
