@@ -187,6 +187,7 @@ def test_the_right_password_opens_a_session_and_nothing_else_does(db: DAL) -> No
         ("alice", "s3cret\0"),
         ("alice", "x" * 5000),
         ("nobody", "s3cret"),
+        ("alice\0", "s3cret"),
         ("", ""),
         ("' OR 1=1 --", "s3cret"),
     ):

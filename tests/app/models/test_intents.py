@@ -1,16 +1,20 @@
 """Order intents: what R17 lets through, what it takes, and what becomes of an unanswered one."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from app.models import intents, portfolio
-from app.models.db import DAL, close, execute, insert, rows, transaction
+from app.models.db import DAL, close, execute, insert, open_database, rows, transaction
 from app.models.intents import Intent, Levels, Refused, Request, State
 from app.models.products import Product
+from matching.config import Var
 from matching.order import Side, TimeInForce, format_price, parse_price
-from tests.database import add_user
+from tests.database import add_user, command, only_postgres, uri_of
+from tests.waiting import wait_until
 
 TS = 1_700_000_000_000
 SENT = TS * 1000
@@ -431,6 +435,70 @@ def test_what_find_and_the_database_together_make_of_an_unknown_order(
     assert resolved is stored.state is state
     assert stored.oid == (7 if state in (State.ACCEPTED, State.JOURNALED) else None)
     assert _available(db, alice) == available
+
+
+@only_postgres
+def test_a_row_that_comes_while_its_order_is_looked_for_is_not_missed(
+    db: DAL, var: Var, alice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every moment at which log2db's row may appear: before each of resolve's statements."""
+    other, real, answers = open_database(uri_of(var)), intents.rows, []
+    asked_at = SENT + 9_000_000
+    for moment in range(5):
+        client_id = f"web-{moment}"
+        intent = _reserve(db, alice, _request("buy 2@50", client_id))
+        countdown = iter(range(moment, -1, -1))
+
+        def settle_at_last(
+            database: DAL,
+            sql: str,
+            *values: object,
+            left: Iterator[int] = countdown,
+            client_id: str = client_id,
+            oid: int = moment + 1,
+        ) -> list[Any]:
+            if next(left, -1) == 0:
+                _journal(other, alice, client_id, oid=oid)
+                with transaction(other, write=True):
+                    execute(other, "UPDATE log_position SET seq = seq + 1")
+            return real(database, sql, *values)
+
+        with monkeypatch.context() as patched, transaction(db, write=True):
+            seq = portfolio.as_of(db, "intc") + 1
+            for module in (intents, portfolio):
+                patched.setattr(module, "rows", settle_at_last)
+            answers.append(
+                intents.resolve(db, intent, found_oid=None, seq=seq, asked_at=asked_at, at=asked_at)
+            )
+    close(other)
+    assert State.NEVER not in answers
+    assert State.JOURNALED in answers
+
+
+@only_postgres
+def test_an_answer_that_comes_while_the_order_is_looked_for_is_not_overwritten(
+    db: DAL, var: Var, alice: int
+) -> None:
+    intent = _reserve(db, alice, _request("buy 2@50"))
+    asked_at = SENT + 9_000_000
+    other = open_database(uri_of(var))
+
+    def look() -> State:
+        with transaction(other, write=True):
+            state = intents.resolve(
+                other, intent, found_oid=None, seq=10, asked_at=asked_at, at=asked_at
+            )
+        close(other)
+        return state
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(db, write=True):
+            intents.rejected(db, intent.id, code="busy", message="", at=SENT)
+            looking = pool.submit(look)
+            waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM"
+            waiting += " pg_stat_activity WHERE datname = current_database())"
+            wait_until(lambda: command(uri_of(var), waiting), "the other one to wait")
+        assert looking.result() is State.REJECTED
 
 
 def test_an_outcome_of_an_earlier_sending_says_nothing_of_a_later_one(db: DAL, alice: int) -> None:

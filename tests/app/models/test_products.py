@@ -1,10 +1,13 @@
 """Products: what a form must say, who may say it, and what stays once a journal has begun."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from app.models import products
 from app.models.accounts import User
-from app.models.db import DAL, Invalid, execute, insert, rows, transaction
+from app.models.db import DAL, Invalid, close, execute, insert, rows, transaction
 from app.models.products import Product
 from tests.database import add_user
 
@@ -180,6 +183,23 @@ def test_a_ticker_and_a_port_have_one_product(
     assert set(raised.value.errors) == {taken}
     with transaction(db):
         assert len(products.every(db)) == 1
+
+
+def test_of_managers_who_want_one_port_at_once_one_gets_it(db: DAL, manager: User) -> None:
+    start = threading.Barrier(4)
+
+    def attempt(name: str) -> bool:
+        start.wait()
+        try:
+            _register(db, manager, name=name)
+        except Invalid:
+            return False
+        finally:
+            close(db)
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(attempt, "abcd")) == [False] * 3 + [True]
 
 
 def test_only_managers_register_and_edit(db: DAL, manager: User) -> None:
