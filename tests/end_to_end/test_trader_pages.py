@@ -141,3 +141,24 @@ def test_the_portfolio_works_without_scripts(venue: Venue, market: Market) -> No
         page.get_by_role("button", name="Cancel order").click()
         expect(page.get_by_text("canceled, 0 filled")).to_be_visible()
         assert page.url.endswith("/default/positions")
+
+
+def test_an_order_in_a_product_that_is_switched_off_can_still_be_canceled(venue: Venue) -> None:
+    market = venue.open_market("asleep")
+    with venue.trader() as trader, venue.trader(manager=True) as manager:
+        order(trader, market, "buy", "30@50")
+        trader.page.goto("/default/positions")
+        row(trader.page, "orders", "asleep")
+        manager.page.goto(f"/default/edit_product/{market.product}")
+        manager.page.get_by_label("Active").uncheck()
+        manager.page.get_by_role("button", name="Save").click()
+        expect(manager.page.get_by_text("asleep is changed")).to_be_visible()
+        page = trader.page
+        page.goto(f"/default/trade/{market.product}")
+        expect(page.get_by_text("asleep is not traded at present")).to_be_visible()
+        assert row(page, "orders", "asleep")[2:4] == ["buy", "30"]
+        expect(page.get_by_role("link", name="asleep")).to_have_count(0)
+        page.get_by_role("button", name="Cancel order").click()
+        expect(page.get_by_text("canceled, 0 filled")).to_be_visible()
+        expect(page.get_by_text("No open orders.")).to_be_visible()
+        expect(page.locator("[data-money=cash_available]")).to_have_text("50,000.00")
