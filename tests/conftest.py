@@ -25,7 +25,7 @@ class _ErrorLog(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("EMTE_VAR", "EMTE_DATABASE", "EMTE_HMAC_KEY"):
+    for name in ("EMTE_VAR", "EMTE_DATABASE", "EMTE_HMAC_KEY", "EMTE_SMTP_HOST", "EMTE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email import message_from_string, policy
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ from app.controllers.passwords import LINK_ASKED
 from app.controllers.throttle import PAIR_LIMIT
 from app.models.accounts import User
 from app.models.settings import Smtp
-from tests.app.venue import JSON, Browser, Response, Web
+from tests.app.test_webserver import listens
+from tests.app.venue import JSON, Browser, Response, Web, running_web
 from tests.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.usefixtures("quick_hashing", "nobody_has_failed")
@@ -38,6 +40,7 @@ class Mailbox:
     def __init__(self, web: Web) -> None:
         self.letters: list[tuple[str, EmailMessage]] = []
         self.words: list[str] = []
+        self.callers = 0
         self.takes_mail = True
         self.is_open = asyncio.Event()
         self.is_open.set()
@@ -50,6 +53,7 @@ class Mailbox:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to = ""
+        self.callers += 1
         await self.is_open.wait()
         writer.write(b"220 mailbox\r\n")
         while word := (await reader.readline()).decode("ascii").strip():
@@ -74,11 +78,16 @@ class Mailbox:
             writer.write(f"{answer}\r\n".encode("ascii"))
         writer.close()
 
-    def close(self) -> None:
-        self._web.run(self._end())
+    def open(self) -> None:
+        """Greet who waits for it."""
+        self._web.run(self._on_the_loop(self.is_open.set))
 
-    async def _end(self) -> None:
-        self._server.close()
+    def close(self) -> None:
+        """Take no more connections."""
+        self._web.run(self._on_the_loop(self._server.close))
+
+    async def _on_the_loop(self, work: Callable[[], None]) -> None:
+        work()
 
 
 @pytest.fixture
@@ -388,12 +397,23 @@ def test_nobody_waits_for_the_mail_server(web: Web, user: User, mailbox: Mailbox
     wait_until(lambda: web.platform.errands, "the mail to be on its way")
     assert web.browser().get(LOGIN).status == 200
     assert mailbox.letters == []
-    web.run(_open(mailbox))
+    mailbox.open()
     wait_until(lambda: mailbox.letters, "the mail")
 
 
-async def _open(mailbox: Mailbox) -> None:
-    mailbox.is_open.set()
+def test_a_mail_that_is_on_its_way_is_handed_over_before_the_server_ends(tmp_path: Path) -> None:
+    with running_web(tmp_path) as web:
+        user, mailbox = web.add_user("late"), Mailbox(web)
+        web.platform.smtp = mailbox.settings()
+        mailbox.is_open.clear()
+        web.browser().post(REQUEST, {"username": user.username})
+        wait_until(lambda: mailbox.callers, "the mail to be on its way")
+        mailbox.close()  # to others
+        web.begin_to_stop()
+        wait_until(lambda: not listens(web.port), "the server to be stopping")
+        assert mailbox.letters == []
+        mailbox.open()
+    assert [to for to, _ in mailbox.letters] == [user.email]
 
 
 @pytest.mark.parametrize("trouble", ["away", "refuses"])

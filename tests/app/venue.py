@@ -143,8 +143,12 @@ class Web:
         self._thread.start()
         assert self._is_up.wait(PATIENCE_SECONDS), "the web server does not come up"
 
-    def stop(self) -> None:
+    def begin_to_stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # its loop has ended already
+            self.begin_to_stop()
         self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive(), "the web server does not end"
         close(self._db)

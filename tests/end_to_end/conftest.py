@@ -47,4 +47,6 @@ def venue(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
         environment.delenv("EMTE_DATABASE", raising=False)
         environment.delenv("EMTE_HMAC_KEY", raising=False)
+        environment.delenv("EMTE_SMTP_HOST", raising=False)  # links stand in the log then
+        environment.delenv("EMTE_URL", raising=False)
         yield Venue(browser, var, stack)
