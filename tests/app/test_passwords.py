@@ -379,6 +379,22 @@ def test_a_mail_server_that_asks_for_it_gets_a_log_in(
     assert [word for word in mailbox.words if word.startswith("AUTH PLAIN")]
 
 
+def test_no_log_in_is_sent_in_clear_to_another_machine(
+    web: Web,
+    user: User,
+    mailbox: Mailbox,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_errors: list[logging.LogRecord],
+) -> None:
+    elsewhere = Smtp("127.1", mailbox.port, "emte", "letter box", "emte@venue.example")
+    monkeypatch.setattr(web.platform, "smtp", elsewhere)  # a name that is not known to be local
+    ask_for_link(web, user.username)
+    assert "offers no TLS" in expected_errors[0].getMessage()
+    assert mailbox.callers == 1
+    assert not [word for word in mailbox.words if word.startswith("AUTH")]
+    assert mailbox.letters == []
+
+
 def test_a_link_leads_to_our_address_whatever_the_request_calls_us(
     web: Web, user: User, mailbox: Mailbox
 ) -> None:
