@@ -45,7 +45,6 @@ taken, a venue runs in this var/ already, or (with --once) something has not tra
 examples:
   python scripts/demo.py                                 ten tickers, at http://127.0.0.1:8000/
   python scripts/demo.py --tickers 2 --port 8080 --once  a trial: two tickers, until they trade
-  python scripts/demo.py --host 0.0.0.0                  for phones in the network too
 """
 
 MANAGER = "manager1"
@@ -411,7 +410,11 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tickers", type=_tickers, default=10, help="how many products (10)")
     parser.add_argument("--port", type=int, default=8000, help="the web app's port (8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="the web app's address (127.0.0.1)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the web app's address (127.0.0.1; 0.0.0.0: phones in the network reach it too)",
+    )
     parser.add_argument(
         "--seed", type=int, help="the seed of the dice (default: another each time)"
     )
