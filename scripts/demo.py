@@ -289,9 +289,10 @@ class Demo:
 
     def _follow_products(self) -> None:
         """A market for each product as it is now; also for those that a manager registers later."""
-        for product in [known for known in self._markets if known not in self._venue.products]:
+        active = [product for product in self._venue.products if product.active]
+        for product in [known for known in self._markets if known not in active]:
             self._markets.pop(product).watching.cancel()
-        for product in self._venue.products:
+        for product in active:
             if product not in self._markets:
                 self._markets[product] = Market(product, self._key)
         for market in self._markets.values():

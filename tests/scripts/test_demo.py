@@ -1,5 +1,6 @@
 """demo.py as a process: what it makes, what it prints, and that it ends whole."""
 
+import asyncio
 import os
 import pty
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from app.models import accounts, products
 from app.models.db import now, open_database, transaction
 from app.models.products import Product
 from matching import config
-from matching.client import BlockingClient
+from matching.client import Away, BlockingClient, Unanswered, post_order
 from matching.config import Var
 from matching.order import HOUSE
 from scripts.serve import unsettled
@@ -164,6 +166,14 @@ def test_a_product_that_is_registered_meanwhile_is_traded_too(first: tuple[Var, 
         form["active"] = ""
         with transaction(db, write=True):
             products.edit(db, intc.id, products.validate(form), by=manager, at=now())
+        for robot in ("robot-intc-1", "robot-intc-2"):
+            wait_until(lambda name=robot: pid_of(var.root, name) is None, f"the end of {robot}")
+        # For whom they traded may have orders open, and still cancel them.
+        key = config.load_venue_key(var)
+        for owner in range(2, 11):
+            cancel = f"{owner}:del intc all"
+            with suppress(Away, Unanswered):  # it ends as soon as there are none
+                asyncio.run(post_order(intc.post_url, cancel, key))
         wait_until(
             lambda: not any("intc" in command for command in processes_of(var.root).values()),
             "the end of its processes",
