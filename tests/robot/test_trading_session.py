@@ -12,7 +12,8 @@ import pytest
 
 from matching import config, signing
 from matching.client import Answer, BlockingClient, query
-from robot.strategy import Change, Desk, OwnOrder, Reject, Strategy
+from matching.order import Side, TimeInForce
+from robot.strategy import Change, Desk, OwnOrder, Reject, Strategy, What
 from robot.trading_session import TradingSession
 from tests.processes import Process, running
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
@@ -261,6 +262,15 @@ def test_a_strategy_may_end_its_robot(venue: Venue) -> None:
     wait_until(lambda: not venue.state()["bids"], "the end of its orders")
 
 
+def test_a_key_that_counts_no_longer_ends_it(venue: Venue) -> None:
+    robot = venue.robot("maker", "-o", "7", "-k", signing.owner_key(venue.key, 7))
+    robot.wait_for_line("^order #2 ")
+    with venue.client() as other:
+        other.send("key intc 7 2")
+    assert robot.wait() == 78
+    assert "the key is not good for owner 7" in robot.lines[-1]
+
+
 @pytest.mark.parametrize("owner", ["7", "8"])
 def test_a_key_that_is_not_the_owners_is_said(venue: Venue, owner: str) -> None:
     key = signing.owner_key(venue.key, 9)
@@ -336,3 +346,102 @@ def test_an_order_that_nobody_answers_is_carried_out_at_once_or_never(
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE_SECONDS))
     assert told == ["sent", ending]
     assert ("buy 10@50.00" in venue.journal()) == (ending != "lost")
+
+
+class Chaos(Strategy):
+    """Everything that a strategy may order, as the dice fall; from turn `stop_at` on it rests.
+
+    `bought` is what it was told of its own trades.
+    """
+
+    def __init__(self, stop_at: int) -> None:
+        self.stop_at = stop_at
+        self.turns = 0
+        self.bought = 0
+        self.desk: Desk | None = None
+
+    def on_timer(self, desk: Desk) -> None:
+        self.desk = desk
+        self.turns += 1
+        if self.turns >= self.stop_at:
+            return
+        dice = desk.dice
+        for _ in range(dice.randint(1, 4)):
+            place = dice.choice((desk.buy, desk.sell))
+            price = dice.randrange(999_000, 1_001_000, 100)
+            match dice.randrange(6):
+                case 0:
+                    place(dice.randint(1, 50))
+                case 1:
+                    place(dice.randint(1, 50), price, stop=dice.randrange(999_000, 1_001_000, 100))
+                case 2:
+                    place(dice.randint(1, 50), price, tif=dice.choice(list(TimeInForce)))
+                case 3 if desk.orders:
+                    desk.cancel(dice.choice(list(desk.orders)))
+                case 4 if dice.random() < 0.1:
+                    desk.cancel_all()
+                case _:
+                    place(dice.randint(1, 50), price, post=dice.random() < 0.5)
+
+    def shows(self) -> tuple[dict[int, int], int]:
+        """What the desk shows: shares remaining by oid, and the position."""
+        assert self.desk is not None
+        return {
+            order.oid: order.remaining for order in self.desk.orders.values()
+        }, self.desk.position
+
+    def on_order(self, desk: Desk, order: OwnOrder, change: Change) -> None:
+        if change.what is What.TRADE:
+            self.bought += change.quantity if order.side is Side.BUY else -change.quantity
+
+
+@pytest.mark.parametrize(("seed", "is_killed"), [(1, False), (2, False), (3, True), (4, True)])
+def test_the_desk_shows_what_the_server_has(venue: Venue, seed: int, is_killed: bool) -> None:
+    dice = random.Random(seed)
+    chaos = Chaos(stop_at=120)
+
+    def session(strategy: Strategy, owner: int) -> TradingSession:
+        return TradingSession(
+            f"http://127.0.0.1:{venue.port}",
+            ticker="intc",
+            strategy=strategy,
+            owner=owner,
+            key=venue.key,
+            wait_seconds=0,
+            dice=random.Random(dice.random()),
+        )
+
+    def server_holds() -> tuple[dict[int, int], int]:
+        with venue.client() as client:
+            message = client.open_orders(owner=7)
+        return {order["oid"]: order["remaining"] for order in message["orders"]}, message[
+            "position"
+        ]
+
+    async def scenario() -> None:
+        other = Chaos(stop_at=10_000)
+        robots = [
+            asyncio.ensure_future(session(strategy, owner).trade())
+            for strategy, owner in ((chaos, 7), (other, 8))
+        ]
+        kills = [80, 40] if is_killed else []
+        while chaos.turns < chaos.stop_at:
+            assert not any(robot.done() for robot in robots)
+            await asyncio.sleep(0.01)
+            if kills and chaos.turns > kills[-1]:
+                kills.pop()
+                venue.server.kill()
+                await asyncio.to_thread(venue.start)
+        other.stop_at = 0
+        end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while True:
+            held = await asyncio.to_thread(server_holds)
+            shown, bought = chaos.shows(), chaos.bought
+            if shown == held and (is_killed or bought == shown[1]):
+                break
+            assert asyncio.get_running_loop().time() < end, f"{shown} shown, {held}, {bought}"
+        for robot in robots:
+            robot.cancel()
+        await asyncio.gather(*robots, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), 4 * PATIENCE_SECONDS))
