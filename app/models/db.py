@@ -56,6 +56,17 @@ _AWAY = frozenset(
 """SQLite's primary codes that speak of the file and its locks, not of the statement."""
 
 
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+"""A PostgreSQL whose machine has vanished is noticed in 20 s; the system's own patience is hours.
+
+The last is in milliseconds, and of Linux only.
+"""
+
 _CONFLICTS = frozenset({"40001", "40P01"})
 """PostgreSQL's codes of a transaction given up for another's sake: serialization, deadlock."""
 
@@ -253,6 +264,7 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         driver_args = {
             "application_name": "emte",
             "connect_timeout": CONNECT_SECONDS,
+            **_KEEPALIVE,
             "options": f"-c lock_timeout={BUSY_SECONDS:g}s",
         }
         if importlib.util.find_spec("psycopg2") is None:
