@@ -120,21 +120,49 @@ def logout(db: DAL, request: Request) -> Result:
     return Redirect("/default/index", "You are logged out", session="")
 
 
-@expose(Audience.TRADERS, view="user/profile.html", methods=("GET", "POST"), fields=PROFILE_FIELDS)
-def profile(db: DAL, request: Request) -> Result:
-    """Names and e-mail address; the username stays what it is: others know its owner by it."""
-    known, form, errors = request.trader, request.form, {}
-    if request.method == "POST":
-        try:
-            accounts.change_profile(db, known.id, accounts.validate_profile(form), at=now())
-        except Invalid as invalid:
-            errors = invalid.errors
-        else:
-            return Redirect("/default/user/profile", "Your profile is changed")
-    else:
+@expose(
+    Audience.TRADERS,
+    view="user/profile.html",
+    methods=("GET", "POST"),
+    fields=(*PROFILE_FIELDS, "password"),
+)
+async def profile(request: Request) -> Result:
+    """Names and e-mail address; the username stays what it is: others know its owner by it.
+
+    A new address takes the password: the link to a new one goes there, so that whoever finds a
+    browser logged in could have the account.
+    """
+    known = request.trader
+    if request.method == "GET":
         form = {name: getattr(known, name) for name in PROFILE_FIELDS}
-    values = {"username": known.username, "form": dict(form), "errors": errors}
-    return Answer(400, values) if errors else values
+        return {"username": known.username, "form": form, "errors": {}}
+    try:
+        changed = accounts.validate_profile(request.form)
+        if changed.email != known.email:
+            await _check_own_password(request)
+        write = request.platform.transactions.write
+        await write(accounts.change_profile, known.id, changed, at=now())
+    except Invalid as invalid:
+        form = {name: request.form.get(name, "") for name in PROFILE_FIELDS}
+        values = {"username": known.username, "form": form, "errors": invalid.errors}
+        return Answer(400, values)
+    return Redirect("/default/user/profile", "Your profile is changed")
+
+
+async def _check_own_password(request: Request) -> None:
+    """Invalid if the form does not hold the trader's password; throttled as log-ins are."""
+    name, throttle = request.trader.username.lower(), request.platform.throttle
+    wait = throttle.seconds_to_wait(name, request.address)
+    if wait:
+        raise Invalid({"password": f"Too many have failed. Try again in {wait} s"})
+    credentials = await request.platform.transactions.read(
+        accounts.find_password, request.trader.id
+    )
+    password = request.form.get("password", "")
+    check = await request.platform.hash(lambda: accounts.check_password(credentials, password))
+    if not check.right:
+        raise Invalid({"password": "A new e-mail address takes your password; this is not it"})
+    throttle.succeeded(name, request.address)
 
 
 @expose(Audience.MANAGERS, view="default/users.html", table="users")

@@ -284,7 +284,7 @@ def test_a_profile_shows_and_changes_names_and_email(web: Web) -> None:
     for shown in ("grace", "Grace", "Tester", "grace@example.com"):
         assert f'value="{shown}"' in page
     form = {"first_name": "Grace", "last_name": "Hopper", "email": "Hopper@example.com"}
-    answer = browser.post(PROFILE, form)
+    answer = browser.post(PROFILE, {**form, "password": "grace"})
     assert (answer.status, answer.headers["location"]) == (303, PROFILE)
     assert "Your profile is changed" in browser.get(PROFILE).text
     shown = browser.get("/default/user/profile.json").json()
@@ -315,12 +315,34 @@ def test_a_wrong_profile_is_told_and_nothing_is_changed(
 ) -> None:
     browser = web.browser(manager)
     before = browser.get("/default/user/profile.json").json()
-    form = {**before["form"], "last_name": "Changed", field: value}
+    form = {**before["form"], "last_name": "Changed", "password": manager.username, field: value}
     answer = browser.post(PROFILE, form)
     assert answer.status == 400
     assert 'aria-invalid="true"' in answer.text
     assert list(browser.post(PROFILE, form, JSON).json()["errors"]) == [field]
     assert browser.get("/default/user/profile.json").json() == before
+
+
+def test_a_new_email_takes_the_password_and_names_do_not(web: Web) -> None:
+    browser = web.browser(web.add_user("barbara"))
+    before = browser.get("/default/user/profile.json").json()
+    form = {**before["form"], "email": "somebody@else.example"}
+    for wrong in ({}, {"password": ""}, {"password": "guess"}):
+        answer = browser.post(PROFILE, {**form, **wrong}, JSON)
+        assert (answer.status, list(answer.json()["errors"])) == (400, ["password"])
+        assert "guess" not in answer.text
+    assert browser.get("/default/user/profile.json").json() == before
+    assert browser.post(PROFILE, {**before["form"], "last_name": "King"}).status == 303
+    assert browser.post(PROFILE, {**form, "password": "barbara"}).status == 303
+
+
+def test_guessing_the_password_in_the_profile_is_throttled(web: Web) -> None:
+    browser = web.browser(web.add_user("eve"))
+    form = {"first_name": "E", "last_name": "V", "email": "eve2@x.example", "password": "guess"}
+    for _ in range(throttle.PAIR_LIMIT):
+        browser.post(PROFILE, form)
+    answer = browser.post(PROFILE, {**form, "password": "eve"}, JSON)
+    assert "Try again in" in answer.json()["errors"]["password"]
 
 
 def test_a_profile_changes_neither_username_nor_rights(web: Web, trader: User) -> None:
@@ -333,7 +355,7 @@ def test_a_profile_changes_neither_username_nor_rights(web: Web, trader: User) -
 def test_what_is_typed_into_a_profile_is_text_on_every_page(web: Web, manager: User) -> None:
     browser = web.browser(web.add_user("mallory"))
     form = {"first_name": "<img src=x>", "last_name": "=1+1", "email": "m@x.example"}
-    assert browser.post(PROFILE, form).status == 303
+    assert browser.post(PROFILE, {**form, "password": "mallory"}).status == 303
     for page in (browser.get(PROFILE), web.browser(manager).get(USERS)):
         assert "<img" not in page.text
         assert "&lt;img src=x&gt;" in page.text
