@@ -18,7 +18,7 @@ from app.controllers.base import (
     Result,
     expose,
 )
-from app.controllers.user import typed_name
+from app.controllers.user import check_own_password, refusal, typed_name
 from app.models import accounts
 from app.models.accounts import Reset
 from app.models.db import DatabaseAway, Invalid, now
@@ -56,31 +56,18 @@ async def change_password(request: Request) -> Result:
         return {"errors": {}}
     try:
         password = accounts.validate_new_password(request.form)
+        credentials, check = await check_own_password(request, "old_password")
     except Invalid as invalid:
-        return Answer(400, {"errors": invalid.errors})
-    name, throttle = request.trader.username.lower(), request.platform.throttle
-    wait = throttle.seconds_to_wait(name, request.address)
-    if wait:
-        return Answer(429, {"errors": {"": f"Too many have failed. Try again in {wait} s"}})
-    token = await _change(request, password)
+        return refusal(invalid.errors)
+    transactions, hash_ = request.platform.transactions, request.platform.hash
+    new_hash = await hash_(lambda: accounts.hash_password(password))
+    token = await transactions.write(
+        accounts.change_password, credentials, check, new_hash, at=now()
+    )
     if token is None:
-        return Answer(400, {"errors": {"old_password": "This is not your password"}})
-    throttle.succeeded(name, request.address)
+        return refusal({"old_password": "This is not your password"})
     message = "Your password is changed; other browsers of yours are logged out"
     return Redirect("/default/user/profile", message, session=token)
-
-
-async def _change(request: Request, password: str) -> str | None:
-    """The token of the session that goes on; None if the old password is wrong."""
-    transactions, hash_ = request.platform.transactions, request.platform.hash
-    credentials = await transactions.read(accounts.find_password, request.trader.id)
-    old = request.form.get("old_password", "")
-    check = await hash_(lambda: accounts.check_password(credentials, old))
-    if not check.right:
-        return None
-    new_hash = await hash_(lambda: accounts.hash_password(password))
-    write = transactions.write
-    return await write(accounts.change_password, credentials, check, new_hash, at=now())
 
 
 @expose(

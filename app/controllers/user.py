@@ -4,6 +4,8 @@ A failed log-in says the same whatever was wrong, takes as long, and is throttle
 hashed in threads of their own, between the transactions, and only so many at once.
 """
 
+from collections.abc import Mapping
+
 from app.controllers.base import (
     HOME,
     Answer,
@@ -97,9 +99,7 @@ async def register(request: Request) -> Result:
     except Invalid as invalid:
         # Passwords are typed again: they are never sent back.
         shown = {name: value for name, value in request.form.items() if "password" not in name}
-        status = 429 if "" in invalid.errors else 400
-        values = {"form": shown, "errors": invalid.errors, "manager_signup": manager_signup}
-        return Answer(status, values)
+        return refusal(invalid.errors, form=shown, manager_signup=manager_signup)
     return Redirect(HOME, f"Welcome, {registration.username}", session=token)
 
 
@@ -139,30 +139,36 @@ async def profile(request: Request) -> Result:
     try:
         changed = accounts.validate_profile(request.form)
         if changed.email != known.email:
-            await _check_own_password(request)
+            await check_own_password(request, "password")
         write = request.platform.transactions.write
         await write(accounts.change_profile, known.id, changed, at=now())
     except Invalid as invalid:
         form = {name: request.form.get(name, "") for name in PROFILE_FIELDS}
-        values = {"username": known.username, "form": form, "errors": invalid.errors}
-        return Answer(400, values)
+        return refusal(invalid.errors, username=known.username, form=form)
     return Redirect("/default/user/profile", "Your profile is changed")
 
 
-async def _check_own_password(request: Request) -> None:
-    """Invalid if the form does not hold the trader's password; throttled as log-ins are."""
+async def check_own_password(request: Request, field: str) -> tuple[Credentials, PasswordCheck]:
+    """The trader's credentials and their check, if a field of the form holds the password.
+
+    Invalid otherwise, with "" for an error if too many have failed: guesses count as log-ins do.
+    """
     name, throttle = request.trader.username.lower(), request.platform.throttle
     wait = throttle.seconds_to_wait(name, request.address)
     if wait:
-        raise Invalid({"password": f"Too many have failed. Try again in {wait} s"})
-    credentials = await request.platform.transactions.read(
-        accounts.find_password, request.trader.id
-    )
-    password = request.form.get("password", "")
+        raise Invalid({"": f"Too many have failed. Try again in {wait} s"})
+    owner, password = request.trader.id, request.form.get(field, "")
+    credentials = await request.platform.transactions.read(accounts.find_password, owner)
     check = await request.platform.hash(lambda: accounts.check_password(credentials, password))
     if not check.right:
-        raise Invalid({"password": "A new e-mail address takes your password; this is not it"})
+        raise Invalid({field: "This is not your password"})
     throttle.succeeded(name, request.address)
+    return credentials, check
+
+
+def refusal(errors: Mapping[str, str], **shown: object) -> Answer:
+    """A form that comes back with its errors; "" among them: too many have tried."""
+    return Answer(429 if "" in errors else 400, {**shown, "errors": errors})
 
 
 @expose(Audience.MANAGERS, view="default/users.html", table="users")
