@@ -167,7 +167,8 @@ def _reason(error: BaseException) -> str:
         return f"nothing within {WAIT_SECONDS:g} s"
     if isinstance(error, StreamClosedError) and error.real_error is not None:
         return _reason(error.real_error)
-    if isinstance(error, OSError) and error.strerror:
+    is_cut = isinstance(error, ConnectionResetError | BrokenPipeError)
+    if isinstance(error, OSError) and error.strerror and not is_cut:
         return error.strerror.lower()
     if isinstance(error, HTTPError) and error.code != NO_RESPONSE:
         return f"HTTP status {error.code}"
