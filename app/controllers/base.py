@@ -1,6 +1,6 @@
 """Pages: how a function becomes one. Who may see it, its session, its transaction, its answer.
 
-    @expose(Audience.TRADERS, view="default/pandl.html", table="rows")
+    @expose(Audience.TRADERS, view="default/pandl.html", table="rows", columns=TRADE_COLUMNS)
     def pandl(db: DAL, request: Request, product: int) -> Result: …
 
 A plain function runs in a worker thread, inside one transaction (reading for GET, writing for
@@ -211,6 +211,7 @@ class Page:
     methods: Sequence[str]
     fields: Sequence[str]
     table: str | None
+    columns: Sequence[str]
 
     @property
     def awaits(self) -> bool:
@@ -224,13 +225,16 @@ def expose(
     methods: Sequence[str] = ("GET",),
     fields: Sequence[str] = (),
     table: str | None = None,
+    columns: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Page]:
     """Make a function a page.
 
     view: the template of its HTML form; a page without one speaks JSON only. fields: what its form
-    may hold; anything else is refused. table: the name of its value that is a list of rows.
+    may hold; anything else is refused. table: the name of its value that is a list of rows, and
+    columns: the names in each of these rows, so that a table without rows has its heading too.
     """
-    return lambda function: Page(function, audience, view, methods, fields, table)
+    assert (table is None) == (not columns)
+    return lambda function: Page(function, audience, view, methods, fields, table, columns)
 
 
 def local_path(text: str, default: str) -> str:
@@ -497,7 +501,7 @@ class PageHandler(PlatformHandler):
             self._show_json(answer.values)
         elif self.format == "csv":
             assert self.page.table is not None
-            self._show_csv(answer.values[self.page.table])
+            self._show_csv(self.page.columns, answer.values[self.page.table])
         else:
             assert self.page.view is not None
             self._show_html(self.page.view, answer.values)
@@ -520,9 +524,9 @@ class PageHandler(PlatformHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(json.dumps(values))
 
-    def _show_csv(self, rows: list[dict[str, Any]]) -> None:
+    def _show_csv(self, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
         self.set_header("Content-Type", "text/csv; charset=utf-8")
-        self.finish(write_csv(rows))
+        self.finish(write_csv(columns, rows))
 
     def _show_html(self, view: str, values: Mapping[str, Any]) -> None:
         self.set_header("Content-Type", "text/html; charset=utf-8")
@@ -575,18 +579,18 @@ def problem_to_dict(problem: Problem) -> dict[str, str]:
     return {"code": problem.code, "rule": problem.rule, "message": problem.message}
 
 
-def write_csv(rows: list[dict[str, Any]]) -> str:
+def write_csv(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
     """A table with a heading. Text that a spreadsheet would take for a formula is quoted for it.
 
-    >>> write_csv([{"name": "intc", "description": "=1+1", "change": "-0.50"}])
-    "name,description,change\\r\\nintc,'=1+1,-0.50\\r\\n"
+    >>> write_csv(["name", "text", "change"], [{"name": "gs", "text": "=1+1", "change": "-0.50"}])
+    "name,text,change\\r\\ngs,'=1+1,-0.50\\r\\n"
     """
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(
-        {name: _for_spreadsheets(value) for name, value in row.items()} for row in rows
-    )
+    writer = csv.writer(table)
+    writer.writerow(columns)
+    for row in rows:
+        assert len(row) == len(columns)
+        writer.writerow([_for_spreadsheets(row[name]) for name in columns])
     return table.getvalue()
 
 

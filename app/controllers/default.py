@@ -48,11 +48,36 @@ PRODUCT_FIELDS = (
 NEW_PRODUCT = {"tick": "0.01", "lot": "1", "active": "on", "allow_short": "on"}
 """What the form of a new product begins with."""
 
+PRODUCT_COLUMNS = (
+    "id",
+    "ticker",
+    "description",
+    "reference",
+    "last",
+    "bid",
+    "ask",
+    "spread",
+    "change",
+    "change_percent",
+    "volume",
+    "recent",
+    "state",
+)
+TRADE_COLUMNS = (
+    "time",
+    "quantity_buy",
+    "quantity_sell",
+    "price",
+    "total_shares",
+    "balance",
+)
+"""What is in each row of the list of products, and of the profits and losses in one."""
+
 PERCENT = 100 * 100
 """Hundredths of a percent in one."""
 
 
-@expose(Audience.EVERYONE, view="default/index.html", table="products")
+@expose(Audience.EVERYONE, view="default/index.html", table="products", columns=PRODUCT_COLUMNS)
 async def index(request: Request) -> Result:
     """What EMTE is, and its markets at this moment."""
     listed = await request.platform.transactions.read(catalog.every, active_only=True)
@@ -77,6 +102,7 @@ async def error(request: Request) -> Result:
     methods=("GET", "POST"),
     fields=PRODUCT_FIELDS,
     table="products",
+    columns=PRODUCT_COLUMNS,
 )
 async def products(request: Request) -> Result:
     """What can be traded; managers also register new products here."""
@@ -192,7 +218,7 @@ async def old_trade(request: Request, key: int) -> Result:
     return Redirect(f"/default/trade{form}/{key}#ticket-panel")
 
 
-@expose(Audience.TRADERS, view="default/pandl.html", table="rows")
+@expose(Audience.TRADERS, view="default/pandl.html", table="rows", columns=TRADE_COLUMNS)
 async def pandl(request: Request, key: int) -> Result:
     """What the trader's trades in one product came to, valued at the last price."""
     product, result, last = await _profit_and_loss(request, key, rows=portfolio.PANDL_ROWS)

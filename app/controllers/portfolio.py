@@ -16,6 +16,30 @@ from app.models.products import Product
 from matching.marketdata import format_time
 from matching.order import format_price
 
+POSITION_COLUMNS = (
+    "product",
+    "ticker",
+    "active",
+    "shares",
+    "average_price",
+    "last",
+    "value",
+    "unrealised",
+    "profit",
+)
+PRODUCT_COLUMNS = (
+    "product",
+    "ticker",
+    "active",
+    "shares",
+    "last",
+    "value",
+    "realised",
+    "unrealised",
+    "profit",
+)
+"""What is in each row of the positions, and of the profits and losses in all products."""
+
 
 class _Known(msgspec.Struct, frozen=True):
     """What the database knows of one trader, seen at one moment."""
@@ -26,7 +50,12 @@ class _Known(msgspec.Struct, frozen=True):
     as_of: dict[str, int]
 
 
-@expose(Audience.TRADERS, view="default/positions.html", table="positions")
+@expose(
+    Audience.TRADERS,
+    view="default/positions.html",
+    table="positions",
+    columns=POSITION_COLUMNS,
+)
 async def positions(request: Request) -> Result:
     """The shares that the trader holds or owes, and all open orders, wherever they are."""
     known = await _known(request)
@@ -44,7 +73,7 @@ async def positions(request: Request) -> Result:
     }
 
 
-@expose(Audience.TRADERS, view="default/pandl_all.html", table="products")
+@expose(Audience.TRADERS, view="default/pandl_all.html", table="products", columns=PRODUCT_COLUMNS)
 async def pandl(request: Request) -> Result:
     """What all trades came to: a row for each product that the trader ever traded."""
     known = await _known(request)

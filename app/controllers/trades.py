@@ -28,6 +28,10 @@ CSV_ROWS = 10_000
 
 SIDES = ("buy", "sell")
 
+PRINT_COLUMNS = ("time", "product", "ticker", "active", "tid", "quantity", "price", "taker")
+FILL_COLUMNS = (*PRINT_COLUMNS[:-1], "side", "value", "fee", "role", "oid")
+"""What is in each row of the tape, and of a trader's own trades."""
+
 
 class _Asked(msgspec.Struct, frozen=True):
     """A question in the words of the page's address, and what it means."""
@@ -41,7 +45,7 @@ class _Asked(msgspec.Struct, frozen=True):
         return urlencode({name: text for name, text in (self.words | more).items() if text})
 
 
-@expose(Audience.TRADERS, view="default/my_trades.html", table="trades")
+@expose(Audience.TRADERS, view="default/my_trades.html", table="trades", columns=FILL_COLUMNS)
 def my_trades(db: DAL, request: Request) -> Result:
     """The trader's trades: what was bought or sold, in which role, and what it cost."""
     asked = _read_question(db, request, ("product", "side", "from", "to"))
@@ -53,7 +57,7 @@ def my_trades(db: DAL, request: Request) -> Result:
     }
 
 
-@expose(Audience.TRADERS, view="default/all_trades.html", table="trades")
+@expose(Audience.TRADERS, view="default/all_trades.html", table="trades", columns=PRINT_COLUMNS)
 def all_trades(db: DAL, request: Request) -> Result:
     """The public tape: every trade in every product that is listed, and nobody's name."""
     asked = _read_question(db, request, ("product",))

@@ -39,6 +39,8 @@ REGISTER_FIELDS = (
 )
 PROFILE_FIELDS = ("first_name", "last_name", "email")
 
+USER_COLUMNS = ("username", "first_name", "last_name", "manager", "actual_cash", "created_on")
+
 
 @expose(Audience.EVERYONE, view="user/login.html", methods=("GET", "POST"), fields=LOGIN_FIELDS)
 async def login(request: Request) -> Result:
@@ -171,7 +173,7 @@ def refusal(errors: Mapping[str, str], **shown: object) -> Answer:
     return Answer(429 if "" in errors else 400, {**shown, "errors": errors})
 
 
-@expose(Audience.MANAGERS, view="default/users.html", table="users")
+@expose(Audience.MANAGERS, view="default/users.html", table="users", columns=USER_COLUMNS)
 def users(db: DAL, request: Request) -> Result:
     """Who has an account here, for managers."""
     return {"users": [_user_row(account) for account in accounts.every(db)]}

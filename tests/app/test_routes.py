@@ -226,9 +226,9 @@ def test_a_token_without_its_cookie_is_refused(web: Web, trader: User) -> None:
 
 def test_fields_nobody_asked_for_are_refused(web: Web, trader: User, away: Product) -> None:
     browser = web.browser(trader)
-    answer = browser.post("/default/delete", {"product": away.id, "oid": 1, "owner": 1}, JSON)
+    answer = browser.post("/default/delete", {"product": away.id, "oid": 1, "manager": "on"}, JSON)
     assert (answer.status, answer.error) == (400, "bad_request")
-    assert "owner" in answer.json()["error"]["message"]
+    assert "manager" in answer.json()["error"]["message"]
 
 
 def test_a_field_stands_once(web: Web, trader: User) -> None:
