@@ -51,8 +51,8 @@ from matching.order import (
 
 RECONCILE_SECONDS = 5.0
 
-ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp")
-DELETE_FIELDS = ("product", "oid", "_next")
+ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp", "owner")
+DELETE_FIELDS = ("product", "oid", "owner", "_next")
 
 UNSEEN_SECONDS = 60.0
 """log2db has this long to write an accepted order's row before anybody asks about it."""
@@ -104,14 +104,28 @@ def new_order_id() -> str:
 
 @expose(Audience.TRADERS, methods=("POST",), fields=ORDER_FIELDS)
 async def order(request: Request) -> Result:
-    """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp → the order."""
+    """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp, owner."""
     return await _tell(request, _place(request))
 
 
 @expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
 async def delete(request: Request) -> Result:
-    """product, oid (or `all`): cancel the caller's order; _next: the page of a plain form."""
+    """product, oid (or `all`), owner: cancel an order; _next: the page of a plain form."""
     return await _tell(request, _cancel(request))
+
+
+def require_owner(request: Request) -> None:
+    """Problem if the form names as `owner` somebody else than who is logged in now.
+
+    A page's forms name the account that it was drawn for: the log-in is the whole browser's, and
+    may have changed in another tab since. A program may leave it out.
+    """
+    if request.form.get("owner", "") not in ("", str(request.trader.id)):
+        message = (
+            f"You are logged in as {request.trader.username} now, and this page was another"
+            " account's: nothing was sent. Load the page again"
+        )
+        raise Problem(403, "not_owner", message)
 
 
 # -- the answer, to scripts and to plain forms
@@ -147,6 +161,7 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 
 async def _place(request: Request) -> Answer:
+    require_owner(request)
     market = _market(request)
     owner = request.trader.id
     wanted = read_order(request.form)
@@ -348,6 +363,7 @@ def _unknown(market: Market, intent: Intent) -> Answer:
 
 
 async def _cancel(request: Request) -> Answer:
+    require_owner(request)
     market = _market(request)
     oid, owner = request.form.get("oid", ""), request.trader.id
     ts = market.trading.clock.now_ms()

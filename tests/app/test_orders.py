@@ -201,7 +201,7 @@ def test_a_form_filled_in_wrong_is_told_and_sends_nothing(
         "tif": ("forever",),
         "stp": ("me",),
         "id": ("a1", "web-", "web-" + "x" * 33, "web-a b", "web-ä"),
-        "owner": ("1",),
+        "peak": ("1",),
     }.items():
         for value in values:
             answer = browser.post("/default/order", {**form, name: value}, JSON)
@@ -240,6 +240,29 @@ def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
     ):
         form = {"product": market.product.id, "oid": "all", "_next": target}
         assert browser.post("/default/delete", form).headers["location"] == leads_to
+
+
+def test_a_form_of_a_page_drawn_for_somebody_else_sends_nothing(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    browser = web.browser(seller)
+    trade_page = f"/default/trade/{market.product.id}"
+    page = browser.get(trade_page).text
+    forms = page.count('action="/default/order"') + page.count('action="/default/delete"')
+    assert page.count(f'name="owner" value="{seller.id}"') == forms == 2
+    assert market.order(browser, "sell 1@101", owner=seller.id).status == 200
+    browser.session = web.browser(buyer).session  # they log in in another tab
+    form = {"product": market.product.id, "owner": seller.id}
+    for path, fields in (
+        ("/default/order", {"type": "buy", "quantity": 1, "price": "50"}),
+        ("/default/delete", {"oid": "all"}),
+    ):
+        answer = browser.post(path, {**form, **fields}, JSON)
+        assert (answer.status, answer.error) == (403, "not_owner")
+        assert browser.post(path, {**form, **fields}).headers["location"] == trade_page
+        assert f"You are logged in as {buyer.username} now" in browser.get(trade_page).text
+    assert market.journaled(" buy ") == 0
+    assert market.journaled(" del ") == 0
 
 
 # -- canceling

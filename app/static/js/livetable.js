@@ -22,7 +22,7 @@ export class LiveTable {
   #empty;
   #form;
 
-  /** `form`: what the forms in the table send along, `{ xsrf, next }`. */
+  /** `form`: what the forms in the table send along, `{ xsrf, owner, next }`. */
   constructor(table, form) {
     this.#body = table.tBodies[0];
     this.#columns = [...table.tHead.rows[0].cells].map((head) => ({
@@ -100,7 +100,8 @@ export class LiveTable {
     const form = document.createElement("form");
     form.method = "post";
     form.action = "/default/delete";
-    const fields = { _xsrf: this.#form.xsrf, product, oid, _next: this.#form.next };
+    const { xsrf, owner, next } = this.#form;
+    const fields = { _xsrf: xsrf, product, oid, owner, _next: next };
     for (const [name, value] of Object.entries(fields)) {
       const input = document.createElement("input");
       input.type = "hidden";

@@ -10,13 +10,15 @@ const ANSWER_MS = 10_000;
 
 export class Orders {
   #product;
+  #owner;
   #tick;
   #xsrf;
   #open = new Map();
   #unknown = new Map(); // id -> order: sent, and no answer came
 
-  constructor({ product, tick, xsrf }) {
+  constructor({ product, owner, tick, xsrf }) {
     this.#product = product;
+    this.#owner = owner;
     this.#tick = tick;
     this.#xsrf = xsrf;
   }
@@ -65,7 +67,8 @@ export class Orders {
   }
 
   async #post(url, fields) {
-    const body = new URLSearchParams({ ...fields, product: this.#product, _xsrf: this.#xsrf });
+    const page = { product: this.#product, owner: this.#owner, _xsrf: this.#xsrf };
+    const body = new URLSearchParams({ ...fields, ...page });
     try {
       const response = await fetch(url, {
         method: "POST",

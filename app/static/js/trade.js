@@ -33,6 +33,7 @@ const BLOCKED_WORDS = {
   ended: "You are logged out.",
 };
 const PHASE_WORDS = { auction: "auction", halted: "halted", closed: "closed" };
+const LOGGED_OUT = ["login_required", "not_owner"]; // refusals that say: log in (again)
 const ARMED = "emte-armed"; // remembered for the visit, in this tab
 
 const page = JSON.parse(document.getElementById("page").textContent);
@@ -217,7 +218,7 @@ async function send(order) {
     return;
   }
   const answer = await orders.place(order);
-  if (answer.error?.code === "login_required") feed.end();
+  if (LOGGED_OUT.includes(answer.error?.code)) feed.end();
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
   else if (answer.unknown) notices.show(`${describe(order)}: ${answer.message}`, { seconds: 15 });
   else news.placed(order, answer);
@@ -226,7 +227,7 @@ async function send(order) {
 
 async function cancel(oid) {
   const answer = await orders.cancel(oid);
-  if (answer.error?.code === "login_required") feed.end();
+  if (LOGGED_OUT.includes(answer.error?.code)) feed.end();
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
   else if (answer.unknown) notices.show(`Cancel: ${answer.message}`, { tone: "error" });
   else notices.show(oid === "all" ? "All open orders canceled." : `Order #${oid} canceled.`);
