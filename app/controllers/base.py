@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from enum import Enum
 from http.client import responses
 from pathlib import Path
@@ -38,6 +37,7 @@ from app.controllers.transactions import Transactions
 from app.models import accounts, menu, settings
 from app.models.accounts import User
 from app.models.db import DAL, DatabaseAway, now
+from app.models.figures import cents, grouped
 from app.models.settings import Smtp
 from matching import signing
 from matching.order import parse_price
@@ -244,25 +244,6 @@ def local_path(text: str, default: str) -> str:
     ('/default/trade/3?simple=1', '/')
     """
     return text if re.fullmatch(r"/default/[A-Za-z0-9_./?=&%-]*", text, re.ASCII) else default
-
-
-def grouped(number: str | int) -> str:
-    """A number for readers: thousands grouped, with a true minus.
-
-    >>> grouped("-1234567.505"), grouped("12.00"), grouped(-1200)
-    ('−1,234,567.505', '12.00', '−1,200')
-    """
-    return f"{Decimal(number):,}".replace("-", "−")
-
-
-def cents(amount: str) -> str:
-    """An amount of money for readers, to the cent; averages have more decimals.
-
-    >>> cents("-1234.5678"), cents("0.005"), cents("-0.0001")
-    ('−1,234.57', '0.01', '0.00')
-    """
-    rounded = Decimal(amount).quantize(Decimal("0.01"), ROUND_HALF_UP)
-    return grouped(str(rounded or abs(rounded)))  # nothing is not less than nothing
 
 
 def sparkline(prices: Sequence[str], width: int = 100, height: int = 28) -> str:

@@ -23,6 +23,7 @@ from pydal import DAL
 
 from app.models import portfolio
 from app.models.db import execute, insert, lock_row, rows
+from app.models.figures import grouped
 from app.models.portfolio import Position, Working
 from app.models.products import Product
 from app.models.tables import OPEN_INTENTS, WITHOUT_ROW
@@ -349,10 +350,13 @@ def _require_covered(db: DAL, owner: int, product: Product, order: Working) -> i
         raise Refused(
             "insufficient_cash",
             "R17",
-            f"this order ties up {format_price(asked)}; {format_price(max(0, cash.available))}"
-            " is available",
+            f"this order ties up {_money(asked)}; {_money(max(0, cash.available))} is available",
         )
     return needed
+
+
+def _money(amount: int) -> str:
+    return grouped(format_price(amount))
 
 
 def _freed(position: Position, working: Sequence[Working], order: Working) -> int:

@@ -153,7 +153,7 @@ def test_an_order_may_take_all_that_is_available_and_no_ten_thousandth_more(
     with pytest.raises(Refused) as refused:
         _reserve(db, alice, _request(text))
     assert (refused.value.code, refused.value.rule) == ("insufficient_cash", "R17")
-    assert "1000.00 is available" in str(refused.value)
+    assert "; 1,000.00 is available" in str(refused.value)
     assert _available(db, alice) == "1000.00"
     with transaction(db):
         assert intents.get(db, alice, "intc", "web-1") is None
