@@ -14,11 +14,11 @@ True
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from matching.engine import Engine
-from matching.events import Accepted
+from matching.events import Accepted, Canceled, Event, Trade
 from matching.order import Cancel, Command, NewOrder, Side
 
 TICKER = "bench"
@@ -89,6 +89,7 @@ class _Generator:
         self._dice = random.Random(mix.seed)
         self._engine = Engine(TICKER, tick=TICK)
         self._open: list[tuple[int, int]] = []
+        self._quantities: dict[int, int] = {}  # what is open of each order that is
         self._middle = float(START)
 
     def generate(self, operations: int) -> Flow:
@@ -122,7 +123,7 @@ class _Generator:
         return self._move
 
     def _resting(self) -> int:
-        return len(self._engine.book.orders)
+        return len(self._quantities)
 
     def _add(self) -> list[Command]:
         side = self._side()
@@ -173,11 +174,24 @@ class _Generator:
             quantity=self._dice.randint(1, LARGEST_QUANTITY),
             price=price,
         )
-        accepted = self._engine.apply(command, at=0)[0]
+        events = self._engine.apply(command, at=0)
+        accepted = events[0]
         assert isinstance(accepted, Accepted), accepted
-        if accepted.oid in self._engine.book.orders:
+        self._quantities[accepted.oid] = command.quantity
+        self._note(events)
+        if accepted.oid in self._quantities:
             self._open.append((accepted.oid, command.owner))
         return command
+
+    def _note(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Trade):
+                for oid in (event.buy_oid, event.sell_oid):
+                    self._quantities[oid] -= event.quantity
+                    if not self._quantities[oid]:
+                        del self._quantities[oid]
+            elif isinstance(event, Canceled):
+                del self._quantities[event.oid]
 
     def _cancel_one(self) -> tuple[Command, Side]:
         """Cancel a random open order; those that have traded since are dropped on the way."""
@@ -185,8 +199,9 @@ class _Generator:
             index = self._dice.randrange(len(self._open))
             self._open[index], self._open[-1] = self._open[-1], self._open[index]
             oid, owner = self._open.pop()
-            order = self._engine.book.orders.get(oid)
-            if order is not None:
+            if oid in self._quantities:
+                order = self._engine.order(oid)
+                assert order is not None, f"order #{oid} is open"
                 command = Cancel(ticker=TICKER, owner=owner, oid=oid)
-                self._engine.apply(command, at=0)
+                self._note(self._engine.apply(command, at=0))
                 return command, order.side

@@ -21,19 +21,26 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from matching.book import BookSide, Order, OrderBook, WaitingStops
+from matching.account import Account, Order
+from matching.auction import Uncross, uncross_price
+from matching.book import BookSide, OrderBook
+from matching.clientids import ClientIds
 from matching.events import (
     Accepted,
+    Amended,
     Canceled,
     Decremented,
     Duplicate,
     Event,
     KeyRaised,
+    LimitChanged,
     PhaseChanged,
     Rejected,
+    SettingChanged,
     Trade,
     Triggered,
 )
+from matching.limits import BadLimit, LimitRules, read_limit
 from matching.order import (
     HOUSE,
     MAX_ORDER_VALUE,
@@ -53,26 +60,27 @@ from matching.order import (
     TimeInForce,
     format_price,
 )
-
-MAX_QUANTITY = 1_000_000
-"""The largest total of one order (R16's `max_quantity`)."""
-
-REMEMBERED_IDS = 200_000
-"""So many of the latest accepted client ids are remembered after their order has ended (R14)."""
+from matching.settings import NAMES, BadSetting, read_settings, span
+from matching.stops import Key, WaitingStops
 
 # CPython 3.11 takes as long to look a member up in its Enum as to create an event.
 _BUY = Side.BUY
 _CONTINUOUS = Phase.CONTINUOUS
+_AUCTION = Phase.AUCTION
 _FOK = TimeInForce.FOK
 _IOC = TimeInForce.IOC
 _NONE = SelfTrade.NONE
+
+_ANY_PRICE = (0, 10**18)
+"""A breaker that stops nothing: the lowest and the highest price that may print."""
 
 
 class Engine:
     """One product: its book, its waiting stops and what the rules need to remember.
 
     tick and reference are in ten-thousandths. `last` is the price of the last trade, None before
-    the first (R15); `next_oid` and `next_tid` number the next order and the next trade.
+    the first (R15); `next_oid` and `next_tid` number the next order and the next trade; `settings`
+    are those of `matching.settings`, in ten-thousandths.
     """
 
     def __init__(
@@ -84,8 +92,6 @@ class Engine:
         reference: int = 1_000_000,
         phase: Phase = Phase.CONTINUOUS,
     ) -> None:
-        if phase is Phase.AUCTION:
-            raise ValueError("call auctions are not offered by this engine yet")
         self.ticker = ticker
         self.tick = tick
         self.lot = lot
@@ -95,12 +101,15 @@ class Engine:
         self.next_oid = 1
         self.next_tid = 1
         self.time = 0
+        self.settings = dict.fromkeys(NAMES, 0)
+        self.breaker_reference: int | None = None
+        self.limits = LimitRules()
         self.book = OrderBook()
         self._stops = WaitingStops()
-        self._open_of: dict[int, dict[int, Order]] = {}
-        self._positions: dict[int, int] = {}
-        self._ids = _ClientIds()
+        self._accounts: dict[int, Account] = {}
+        self._ids = ClientIds()
         self._generations: dict[int, int] = {}
+        self._lowest, self._highest = _ANY_PRICE
 
     def apply(self, command: Command, at: int) -> Sequence[Event]:
         """What the command causes, in order; one Rejected if the rules refuse it.
@@ -113,16 +122,16 @@ class Engine:
             return self._enter(command)
         if isinstance(command, Cancel):
             return self._cancel(command)
+        if isinstance(command, Amend):
+            return self._amend(command)
         if isinstance(command, CancelAll):
             return self._cancel_all(command)
-        if isinstance(command, Amend):
-            return [_not_offered("invalid_order", "amending an order", "R6")]
         if isinstance(command, SetPhase):
             return self._set_phase(command)
         if isinstance(command, ChangeSettings):
-            return [_not_offered("invalid_setting", "a collar, band, breaker or fee")]
+            return self._change_settings(command)
         if isinstance(command, ChangeLimits):
-            return [_not_offered("invalid_setting", "changing limits", "R16")]
+            return self._change_limits(command)
         if isinstance(command, RaiseKey):
             return self._raise_key(command)
         assert_never(command)
@@ -131,7 +140,11 @@ class Engine:
 
     def order(self, oid: int) -> Order | None:
         """The order, while it is open or R14 remembers its client id."""
-        return self._open_order(oid) or self._ids.by_oid.get(oid)
+        for account in self._accounts.values():
+            order = account.orders.get(oid)
+            if order is not None:
+                return order
+        return self._ids.by_oid.get(oid)
 
     def find(self, owner: int, client_id: str) -> Order | None:
         """The owner's order with that client id, while R14 remembers it."""
@@ -140,17 +153,32 @@ class Engine:
     def open_orders(self, owner: int | None = None) -> list[Order]:
         """Resting orders and waiting stops, of one owner or (None) of all, in oid order."""
         if owner is not None:
-            return list(self._open_of.get(owner, {}).values())
-        everything = [*self.book.orders.values(), *self._stops.orders.values()]
+            account = self._accounts.get(owner)
+            return list(account.orders.values()) if account is not None else []
+        everything = [
+            order for account in self._accounts.values() for order in account.orders.values()
+        ]
         return sorted(everything, key=lambda order: order.oid)
 
     def position(self, owner: int) -> int:
         """The owner's net shares: bought less sold, by trades here."""
-        return self._positions.get(owner, 0)
+        account = self._accounts.get(owner)
+        return account.position if account is not None else 0
 
     def generation(self, owner: int) -> int:
         """The generation of the owner's key that counts (PROTOCOL §2)."""
         return self._generations.get(owner, 1)
+
+    def indicative(self) -> Uncross | None:
+        """What the book would uncross at now (R10); None if nothing crosses."""
+        return uncross_price(
+            self.book.bids.quantities(), self.book.asks.quantities(), reference=self._mark
+        )
+
+    @property
+    def _mark(self) -> int:
+        """What a share counts for: last, before the first trade the reference price."""
+        return self.reference if self.last is None else self.last
 
     # Orders
 
@@ -159,37 +187,48 @@ class Engine:
             known = self._ids.find(command.owner, command.client_id)
             if known is not None:
                 return [_answer_again(known, command)]
-        rejected = self._why_not(command)
+        account = self._accounts.get(command.owner)
+        if account is None:
+            account = self._open_account(command.owner)
+        rejected = self._why_not(command, account)
         if rejected is not None:
             return [rejected]
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = Order(oid, command)
-        open_orders = self._open_of.get(command.owner)
-        if open_orders is None:
-            open_orders = self._open_of[command.owner] = {}
-            self._positions[command.owner] = 0
-        open_orders[oid] = order
+        order = account.enter(oid, command)
+        account.count_entry(self.time)
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
         if command.stop:
             self._stops.add(order)
             return events
-        self._run(order, events)
-        if self._stops.orders:
-            self._run_stops(self._elected_by(events), events)
+        self._work(order, events)
         return events
 
-    def _why_not(self, command: NewOrder) -> Rejected | None:
+    def _open_account(self, owner: int) -> Account:
+        account = self._accounts[owner] = Account(owner, limits=self.limits.of(owner))
+        return account
+
+    def _work(self, order: Order, events: list[Event]) -> None:
+        """Let an order that was entered or amended trade, and then the stops that it elects."""
+        if self.phase is _AUCTION:
+            self.book.side(order.side).add(order)
+            return
+        before = len(events)
+        self._run(order, events)
+        if len(events) > before and self._stops.keys:
+            self._run_stops(self._prints(events), events)
+
+    def _why_not(self, command: NewOrder, account: Account) -> Rejected | None:
         """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
-        quantity, price = command.quantity, command.price
-        if self.phase is not _CONTINUOUS:
+        quantity, price, phase = command.quantity, command.price, self.phase
+        if phase is not _CONTINUOUS and phase is not _AUCTION:
             return self._closed_or_halted()
         if quantity == 0:
-            return Rejected("invalid_order", "the quantity must not be 0")
+            return _no_quantity()
         if quantity % self.lot:
-            return Rejected("bad_lot", f"{quantity} is not a multiple of the lot, {self.lot}")
+            return self._off_lot(quantity)
         if price % self.tick:
             return self._off_grid(price)
         if command.stop or command.post or command.peak:
@@ -197,38 +236,121 @@ class Engine:
             if rejected is not None:
                 return rejected
         elif quantity * price > MAX_ORDER_VALUE:
-            return _too_valuable(command)
-        if quantity > MAX_QUANTITY and command.owner != HOUSE:
-            return _too_large(command)
-        if command.post:
-            opposite = self.book.opposite(command.side)
-            if opposite.is_reached_by(price):
-                return _would_take(command, opposite)
+            return _too_valuable(quantity, price)
+        if phase is _AUCTION and not command.stop:
+            misfit = _auction_misfit(command)
+            if misfit:
+                message = f"{misfit} cannot be entered while {self.ticker} is in auction"
+                return Rejected("not_in_auction", message, "R10")
+        if price and self.settings["band"]:
+            rejected = self._outside_band(price, command.stop)
+            if rejected is not None:
+                return rejected
+        if command.stop and self._has_reached(command.side, command.stop):
+            return self._stop_would_trigger(command.side, command.stop)
+        limits = account.limits
+        if quantity > limits.max_quantity:
+            return _too_large(quantity, limits.max_quantity)
+        if limits.is_more:
+            rejected = self._beyond_limits(
+                account,
+                side=command.side,
+                quantity=quantity,
+                opening=quantity,
+                price=price or command.stop or self._mark,
+                others=len(account.orders) if _may_stay_open(command) else None,
+            )
+            if rejected is not None:
+                return rejected
+        if command.post and phase is _CONTINUOUS:
+            return self._would_take(command.side, price)
         return None
 
     def _why_not_special(self, command: NewOrder) -> Rejected | None:
         """The same for what only orders with a stop, post or peak can have wrong."""
         if command.stop % self.tick:
             return self._off_grid(command.stop)
-        if command.quantity * max(command.price, command.stop) > MAX_ORDER_VALUE:
-            return _too_valuable(command)
+        value_price = max(command.price, command.stop)
+        if command.quantity * value_price > MAX_ORDER_VALUE:
+            return _too_valuable(command.quantity, value_price)
         if command.post:
             misfit = _post_misfit(command)
             if misfit:
                 return Rejected("invalid_order", f"a post-only order {misfit}", "R8")
         if command.peak:
-            return _not_offered("invalid_order", "an iceberg order (peak)", "R9")
-        if command.stop and self._has_reached(command):
-            return self._stop_would_trigger(command)
+            misfit = _iceberg_misfit(command) or self._peak_misfit(command.peak, command.quantity)
+            if misfit:
+                return Rejected("invalid_order", f"an iceberg {misfit}", "R9")
         return None
 
-    def _has_reached(self, command: NewOrder) -> bool:
+    def _outside_band(self, price: int, stop: int) -> Rejected | None:
+        """R12's entry band: around the order's own stop while it waits, else around last."""
+        middle = stop or self._mark
+        if abs(price - middle) <= span(self.settings["band"], middle):
+            return None
+        message = (
+            f"{format_price(price)} is further than {_percent(self.settings['band'])} % from"
+            f" {'the stop' if stop else 'last' if self.last is not None else 'the reference'},"
+            f" {format_price(middle)}"
+        )
+        return Rejected("price_band", message, "R12")
+
+    def _has_reached(self, side: Side, stop: int) -> bool:
         """Whether last has reached the stop already, equal included (R7)."""
         if self.last is None:
             return False
-        if command.side is _BUY:
-            return self.last >= command.stop
-        return self.last <= command.stop
+        return self.last >= stop if side is _BUY else self.last <= stop
+
+    def _beyond_limits(
+        self,
+        account: Account,
+        *,
+        side: Side,
+        quantity: int,
+        opening: int,
+        price: int,
+        others: int | None,
+    ) -> Rejected | None:
+        """R16's limits but the first, for an order of `quantity` of which `opening` is new.
+
+        `others` are the open orders beside it, None where they do not matter.
+        """
+        limits = account.limits
+        if others is not None and others >= limits.max_open_orders:
+            message = f"owner {account.owner} has {others} other open orders already"
+            return Rejected("max_open_orders", message, "R16")
+        if side is _BUY:
+            reached = account.position + account.open_buys + opening
+        else:
+            reached = -account.position + account.open_sells + opening
+        if reached > limits.max_position:
+            message = (
+                f"this {side} could lead to {reached} shares {'long' if side is _BUY else 'short'},"
+                f" the limit is {limits.max_position}"
+            )
+            return Rejected("position_limit", message, "R16")
+        if quantity * price > limits.max_notional:
+            message = (
+                f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
+                f" the limit is {format_price(limits.max_notional)}"
+            )
+            return Rejected("max_notional", message, "R16")
+        if account.entries_in_window(self.time) >= limits.max_rate:
+            message = f"more than {limits.max_rate} orders and amends within a second"
+            return Rejected("rate_limited", message, "R16")
+        return None
+
+    def _would_take(self, side: Side, price: int) -> Rejected | None:
+        """R8: whether a post-only order would find somebody to trade with."""
+        opposite = self.book.opposite(side)
+        if not opposite.is_reached_by(price):
+            return None
+        assert opposite.best is not None
+        message = (
+            f"a post-only {side} at {format_price(price)} would take"
+            f" the {side.opposite} at {format_price(opposite.best.price)}"
+        )
+        return Rejected("would_take", message, "R8")
 
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
@@ -237,62 +359,109 @@ class Engine:
             own, opposite = book.bids, book.asks
         else:
             own, opposite = book.asks, book.bids
-        tif = order.command.tif
-        if tif is _FOK and not self._is_fillable(order, opposite):
+        price = order.price
+        limit = opposite.limit_key(price) if price else self._collar_key(opposite)
+        command = order.command
+        tif = command.tif if command is not None else None
+        if tif is _FOK and not self._is_fillable(order, opposite, limit):
             events.append(self._end(order, CancelReason.FOK))
             return
-        limit = opposite.limit_key(order.price)
         best = opposite.best
         if best is not None and best.key >= limit:
             self._match(order, opposite, limit, events)
             if order.canceled:
                 return
-        if order.open_quantity == 0:
-            self._close(order)
-        elif order.price == 0:
-            events.append(self._end(order, CancelReason.NO_LIQUIDITY))
+            if order.open_quantity == 0:
+                self._close(order)
+                return
+        if not price:
+            is_stopped = opposite.best is not None
+            reason = CancelReason.COLLAR if is_stopped else CancelReason.NO_LIQUIDITY
+            events.append(self._end(order, reason))
         elif tif is _IOC:
             events.append(self._end(order, CancelReason.IOC))
         else:
             own.add(order)
 
+    def _collar_key(self, opposite: BookSide) -> int:
+        """How far a market order may go that starts now (R3)."""
+        collar = self.settings["collar"]
+        if not collar or opposite.best is None:
+            return opposite.limit_key(0)
+        return opposite.best.key - span(collar, opposite.best.price)
+
     def _match(self, order: Order, opposite: BookSide, limit: int, events: list[Event]) -> None:
         """Trade with the best resting orders (R1) as far as the order's price and quantity go."""
-        stp = order.command.stp
-        prevents = stp is not _NONE and order.owner != HOUSE
-        while order.open_quantity:
+        account, side, oid = order.account, order.side, order.oid
+        is_buy = side is _BUY
+        prevents = account.owner != HOUSE and order.stp is not _NONE
+        while True:
             level = opposite.best
             if level is None or level.key < limit:
                 return
             resting = level.first
-            if prevents and resting.owner == order.owner:
+            maker = resting.account
+            if maker is account and prevents:
                 self._prevent_self_trade(order, resting, events)
                 if order.canceled:
                     return
                 continue
-            quantity = order.open_quantity
-            if resting.open_quantity < quantity:
-                quantity = resting.open_quantity
+            price = level.price
+            if not self._lowest <= price <= self._highest:
+                self._halt(order, events)
+                return
+            self.last = price
+            if self.breaker_reference is None:
+                self._set_breaker_reference(price)
+            quantity = resting.open_quantity - resting.hidden
+            if quantity > order.open_quantity:
+                quantity = order.open_quantity
             order.open_quantity -= quantity
+            tid = self.next_tid
+            self.next_tid = tid + 1
+            if is_buy:
+                account.position += quantity
+                account.open_buys -= quantity
+                maker.position -= quantity
+                maker.open_sells -= quantity
+                trade = Trade(
+                    tid, price, quantity, account.owner, maker.owner, oid, resting.oid, side
+                )
+            else:
+                account.position -= quantity
+                account.open_sells -= quantity
+                maker.position += quantity
+                maker.open_buys -= quantity
+                trade = Trade(
+                    tid, price, quantity, maker.owner, account.owner, resting.oid, oid, side
+                )
+            events.append(trade)
             opposite.fill(resting, quantity)
-            events.append(self._trade(order, resting, quantity))
             if resting.open_quantity == 0:
-                self._close(resting)
+                del maker.orders[resting.oid]
+                if resting.command is not None:
+                    self._ended(resting)
+            if order.open_quantity == 0:
+                return
 
-    def _trade(self, taker: Order, maker: Order, quantity: int) -> Trade:
-        """Record a print at the resting order's price (R1, R15), and move the shares."""
-        side = taker.side
-        if side is _BUY:
-            buy, sell = taker, maker
-        else:
-            buy, sell = maker, taker
-        buyer, seller, price, tid = buy.owner, sell.owner, maker.price, self.next_tid
-        self.next_tid = tid + 1
-        self.last = price
-        positions = self._positions
-        positions[buyer] += quantity
-        positions[seller] -= quantity
-        return Trade(tid, price, quantity, buyer, seller, buy.oid, sell.oid, side)
+    def _halt(self, order: Order, events: list[Event]) -> None:
+        """R12's breaker: the trade that would come next does not happen, and trading halts."""
+        events.append(self._end(order, CancelReason.BREAKER))
+        self.phase = Phase.HALTED
+        events.append(PhaseChanged(Phase.HALTED))
+
+    def _set_breaker_reference(self, price: int | None) -> None:
+        """What R12's breaker measures from; None: the next trade sets it, and is not checked."""
+        self.breaker_reference = price
+        self._lowest, self._highest = self._may_print(price)
+
+    def _may_print(self, reference: int | None) -> tuple[int, int]:
+        """The lowest and the highest price that may print (R12)."""
+        breaker = self.settings["breaker"]
+        if not breaker or reference is None:
+            return _ANY_PRICE
+        reach = span(breaker, reference)
+        return reference - reach, reference + reach
 
     def _prevent_self_trade(self, order: Order, resting: Order, events: list[Event]) -> None:
         """What the incoming order's mode does where it meets one of its own owner (R5)."""
@@ -313,45 +482,177 @@ class Engine:
         events.append(Decremented(resting.oid, quantity))
         events.append(Decremented(order.oid, quantity))
         for reduced in (resting, order):
+            reduced.account.change_open(reduced.side, -quantity)
             if reduced.open_quantity == 0:
                 events.append(self._end(reduced, CancelReason.SELF_TRADE))
 
-    def _is_fillable(self, order: Order, opposite: BookSide) -> bool:
+    def _is_fillable(self, order: Order, opposite: BookSide, limit: int) -> bool:
         """Whether a fok order would trade whole, under its own self-trade mode (R4)."""
-        limit = opposite.limit_key(order.price)
-        prevents = order.stp is not _NONE and order.owner != HOUSE
+        stp = order.stp
+        prevents = stp is not _NONE and order.owner != HOUSE
         missing = order.open_quantity
+        lowest, highest = self._lowest, self._highest
+        is_unprinted = self.breaker_reference is None
         for level in opposite:
             if level.key < limit:
                 return False
+            refreshed = 0  # an iceberg's hidden part comes after everything that the level shows
             for resting in level:
-                if not prevents or resting.owner != order.owner:
-                    missing -= resting.open_quantity
-                elif order.stp is not SelfTrade.MAKER:
-                    return False  # it would be canceled or decremented here
+                if prevents and resting.account is order.account:
+                    if stp is not SelfTrade.MAKER:
+                        return False  # it would be canceled or decremented here
+                    continue
+                if is_unprinted:
+                    lowest, highest = self._may_print(level.price)
+                    is_unprinted = False
+                if not lowest <= level.price <= highest:
+                    return False
+                missing -= resting.shown
                 if missing <= 0:
                     return True
+                refreshed += resting.hidden
+            missing -= refreshed
+            if missing <= 0:
+                return True
         return False
+
+    # Amends
+
+    def _amend(self, command: Amend) -> Sequence[Event]:
+        """R6: another total, price or stop under the same oid."""
+        phase = self.phase
+        if phase is not _CONTINUOUS and phase is not _AUCTION:
+            return [self._closed_or_halted()]
+        order = self._named_by(command)
+        if order is None:
+            return [_order_not_found(command)]
+        price = order.price if command.price is None else command.price
+        stop = order.stop if command.stop is None else command.stop
+        quantity = command.quantity
+        rejected = self._why_not_amend(order, quantity=quantity, price=price, stop=stop)
+        if rejected is not None:
+            return [rejected]
+        events: list[Event] = [Amended(order.oid, quantity, price, stop)]
+        order.account.count_entry(self.time)
+        if quantity <= order.filled:
+            events.append(self._end(order, CancelReason.AMENDED))
+            order.open_quantity += quantity - order.quantity
+            order.quantity = quantity
+        elif _loses_priority(order, quantity=quantity, price=price, stop=stop):
+            self._enter_again(order, events, quantity=quantity, price=price, stop=stop)
+        elif quantity < order.quantity:
+            self._reduce(order, order.quantity - quantity)
+        return events
+
+    def _why_not_amend(
+        self, order: Order, *, quantity: int, price: int, stop: int
+    ) -> Rejected | None:
+        """The first reason against an amend, in RULES' "Order of checks"; None: it is done."""
+        if quantity == 0:
+            return _no_quantity()
+        if quantity % self.lot:
+            return self._off_lot(quantity)
+        for each in (price, stop):
+            if each % self.tick:
+                return self._off_grid(each)
+        misfit = _amend_misfit(order, price=price, stop=stop)
+        if misfit:
+            return Rejected("invalid_order", misfit, "R6")
+        if quantity * max(price, stop) > MAX_ORDER_VALUE:
+            return _too_valuable(quantity, max(price, stop))
+        if quantity <= order.filled:
+            return None
+        if order.peak:
+            misfit = self._peak_misfit(order.peak, quantity)
+            if misfit:
+                return Rejected("invalid_order", f"an iceberg {misfit}", "R9")
+        is_moved = price != order.price or stop != order.stop
+        if price and is_moved and self.settings["band"]:
+            rejected = self._outside_band(price, stop)
+            if rejected is not None:
+                return rejected
+        if stop != order.stop and self._has_reached(order.side, stop):
+            return self._stop_would_trigger(order.side, stop)
+        if not _loses_priority(order, quantity=quantity, price=price, stop=stop):
+            return None
+        return self._why_not_again(order, quantity=quantity, price=price, stop=stop)
+
+    def _why_not_again(
+        self, order: Order, *, quantity: int, price: int, stop: int
+    ) -> Rejected | None:
+        """The same for what only an amend that loses priority can have wrong: limits, post."""
+        account = order.account
+        if quantity > account.limits.max_quantity:
+            return _too_large(quantity, account.limits.max_quantity)
+        if account.limits.is_more:
+            rejected = self._beyond_limits(
+                account,
+                side=order.side,
+                quantity=quantity,
+                opening=quantity - order.quantity,
+                price=price or stop,
+                others=len(account.orders) - 1,
+            )
+            if rejected is not None:
+                return rejected
+        if order.post and self.phase is _CONTINUOUS:
+            return self._would_take(order.side, price)
+        return None
+
+    def _enter_again(
+        self, order: Order, events: list[Event], *, quantity: int, price: int, stop: int
+    ) -> None:
+        """Give the order new terms, and with them new priority: it comes in like a new one."""
+        if order.level is not None:
+            self.book.side(order.side).remove(order)
+        else:
+            self._stops.remove(order)
+        more = quantity - order.quantity
+        order.quantity = quantity
+        order.open_quantity += more
+        order.account.change_open(order.side, more)
+        order.price = price
+        order.stop = stop
+        if stop:
+            self._stops.add(order)
+        else:
+            self._work(order, events)
+
+    def _reduce(self, order: Order, quantity: int) -> None:
+        """Take so much off the total of an order that keeps its place."""
+        if order.level is not None:
+            self.book.side(order.side).reduce(order, quantity)
+        else:
+            order.quantity -= quantity
+            order.open_quantity -= quantity
+        order.account.change_open(order.side, -quantity)
 
     # Stops
 
-    def _elected_by(self, events: list[Event]) -> list[Order]:
-        """The waiting stops that an order's trades elect (R7), in the order they run."""
-        prices = [event.price for event in events if isinstance(event, Trade)]
-        if not prices:
-            return []
-        return self._stops.take_elected(low=min(prices), high=max(prices))
+    def _prints(self, events: list[Event]) -> list[int]:
+        return [event.price for event in events if isinstance(event, Trade)]
 
-    def _run_stops(self, elected: list[Order], events: list[Event]) -> None:
-        """Run elected stops; those that their trades elect queue behind them (R7)."""
-        queue = deque(elected)
-        while queue:
-            order = queue.popleft()
+    def _run_stops(self, prints: Sequence[int], events: list[Event]) -> None:
+        """Run the stops that these prints elect; those that their trades elect queue behind (R7).
+
+        None runs outside `continuous`: if the breaker halts, those elected wait again.
+        """
+        queue: deque[tuple[Key, Order]] = deque()
+        while prints or queue:
+            if self.phase is not _CONTINUOUS:
+                for key, order in queue:
+                    self._stops.put_back(key, order)
+                return
+            if prints:
+                queue.extend(self._stops.take_elected(low=min(prints), high=max(prints)))
+            if not queue:
+                return
+            _, order = queue.popleft()
             order.stop = 0
             what_follows: list[Event] = [Triggered(order.oid)]
             self._run(order, what_follows)
-            queue.extend(self._elected_by(what_follows))
             events += what_follows
+            prints = self._prints(what_follows)
 
     # Cancels
 
@@ -361,13 +662,13 @@ class Engine:
             return [_order_not_found(command)]
         return [self._end(order, command.reason)]
 
-    def _named_by(self, command: Cancel) -> Order | None:
+    def _named_by(self, command: Cancel | Amend) -> Order | None:
         """The owner's open order that the command names by oid or client id (R13, R14)."""
         if command.client_id:
             order = self._ids.find(command.owner, command.client_id)
             return order if order is not None and order.remaining else None
-        order = self._open_order(command.oid)
-        return order if order is not None and order.owner == command.owner else None
+        account = self._accounts.get(command.owner)
+        return account.orders.get(command.oid) if account is not None else None
 
     def _cancel_all(self, command: CancelAll) -> Sequence[Event]:
         return [self._end(order, command.reason) for order in self.open_orders(command.owner)]
@@ -380,8 +681,19 @@ class Engine:
         elif order.stop:
             self._stops.remove(order)
         order.canceled = True
+        order.account.change_open(order.side, -order.open_quantity)
         self._close(order)
         return Canceled(order.oid, order.open_quantity, reason)
+
+    def _close(self, order: Order) -> None:
+        """The order has ended: it is not among its owner's open ones any more."""
+        del order.account.orders[order.oid]
+        if order.command is not None:
+            self._ended(order)
+
+    def _ended(self, order: Order) -> None:
+        if order.client_id:
+            self._ids.ended(order)
 
     # The venue's commands
 
@@ -390,17 +702,74 @@ class Engine:
         if command.phase is self.phase:
             message = f"{self.ticker} is in phase {self.phase} already"
             return [Rejected("invalid_phase", message, "R11")]
-        if command.phase is Phase.AUCTION:
-            return [_not_offered("invalid_phase", "a call auction", "R10")]
         self.phase = command.phase
         events: list[Event] = [PhaseChanged(command.phase)]
         if command.phase is Phase.CLOSED:
             for order in self.open_orders():
                 if order.tif is TimeInForce.DAY:
                     events.append(self._end(order, CancelReason.END_OF_DAY))
-        elif command.phase is Phase.CONTINUOUS and self.last is not None:
-            self._run_stops(self._stops.take_elected(low=self.last, high=self.last), events)
+        elif command.phase is Phase.CONTINUOUS:
+            self._set_breaker_reference(None)
+            self._uncross(events)
+            if self.last is not None:
+                self._run_stops([self.last], events)
         return events
+
+    def _uncross(self, events: list[Event]) -> None:
+        """R10: trade what is crossed at one price, best with best."""
+        uncross = self.indicative()
+        if uncross is None:
+            return
+        bids, asks = self.book.bids, self.book.asks
+        self.last = uncross.price
+        self._set_breaker_reference(uncross.price)
+        missing = uncross.volume
+        while missing:
+            assert bids.best is not None, "the uncross lacks a buyer"
+            assert asks.best is not None, "the uncross lacks a seller"
+            buy, sell = bids.best.first, asks.best.first
+            quantity = min(buy.open_quantity, sell.open_quantity, missing)
+            missing -= quantity
+            events.append(self._pair(buy, sell, quantity, uncross.price))
+
+    def _pair(self, buy: Order, sell: Order, quantity: int, price: int) -> Trade:
+        """One trade of an uncross."""
+        tid = self.next_tid
+        self.next_tid = tid + 1
+        self.book.bids.uncross(buy, quantity)
+        self.book.asks.uncross(sell, quantity)
+        for order, shares in ((buy, quantity), (sell, -quantity)):
+            order.account.position += shares
+            order.account.change_open(order.side, -quantity)
+            if order.open_quantity == 0:
+                self._close(order)
+        return Trade(tid, price, quantity, buy.owner, sell.owner, buy.oid, sell.oid, None)
+
+    def _change_settings(self, command: ChangeSettings) -> Sequence[Event]:
+        try:
+            settings = read_settings(command.settings)
+        except BadSetting as error:
+            return [Rejected("invalid_setting", str(error))]
+        self.settings.update(settings)
+        self._set_breaker_reference(self.breaker_reference)
+        return [SettingChanged(name, value) for name, value in settings.items()]
+
+    def _change_limits(self, command: ChangeLimits) -> Sequence[Event]:
+        """R16: all the limits of the command, or none."""
+        owner = command.owner
+        if owner == HOUSE:
+            return [Rejected("invalid_setting", "owner 0, the house, has no limits", "R16")]
+        limits: dict[str, int | None] = {}
+        try:
+            for name, value in command.limits:
+                limits[name] = read_limit(name, value, is_of_owner=owner is not None)
+        except BadLimit as error:
+            return [Rejected("invalid_setting", str(error), "R16")]
+        self.limits.change(owner, limits)
+        for account in self._accounts.values():
+            if owner is None or account.owner == owner:
+                account.limits = self.limits.of(account.owner)
+        return [LimitChanged(owner, name, value) for name, value in command.limits]
 
     def _raise_key(self, command: RaiseKey) -> Sequence[Event]:
         if command.owner == HOUSE:
@@ -412,17 +781,6 @@ class Engine:
         self._generations[command.owner] = command.generation
         return [KeyRaised(command.owner, command.generation)]
 
-    # Bookkeeping
-
-    def _open_order(self, oid: int) -> Order | None:
-        return self.book.orders.get(oid) or self._stops.orders.get(oid)
-
-    def _close(self, order: Order) -> None:
-        """The order has ended: it is not among its owner's open ones any more."""
-        del self._open_of[order.owner][order.oid]
-        if order.command.client_id:
-            self._ids.ended(order)
-
     # Rejects that name the product's state
 
     def _closed_or_halted(self) -> Rejected:
@@ -430,87 +788,58 @@ class Engine:
             return Rejected("market_halted", f"trading in {self.ticker} is halted", "R11")
         return Rejected("market_closed", f"the market in {self.ticker} is closed", "R11")
 
+    def _off_lot(self, quantity: int) -> Rejected:
+        return Rejected("bad_lot", f"{quantity} is not a multiple of the lot, {self.lot}")
+
     def _off_grid(self, price: int) -> Rejected:
         message = f"{format_price(price)} is not a multiple of {format_price(self.tick)}"
         return Rejected("bad_tick", message)
 
-    def _stop_would_trigger(self, command: NewOrder) -> Rejected:
+    def _peak_misfit(self, peak: int, quantity: int) -> str:
+        """Why so much cannot be shown of an iceberg's total (R9); empty: it can."""
+        if peak % self.lot:
+            return f"cannot show {peak}: it is not a multiple of the lot, {self.lot}"
+        if peak >= quantity:
+            return f"shows less than it has: {peak} is not below {quantity}"
+        if 100 * peak < quantity:
+            return f"shows at least 1 % of what it has: {peak} is less than that of {quantity}"
+        return ""
+
+    def _stop_would_trigger(self, side: Side, stop: int) -> Rejected:
         assert self.last is not None
         message = (
-            f"last, {format_price(self.last)}, has reached the stop {format_price(command.stop)}"
-            f" of this {command.side} order already"
+            f"last, {format_price(self.last)}, has reached the stop {format_price(stop)}"
+            f" of this {side} order already"
         )
         return Rejected("stop_would_trigger", message, "R7")
 
     def check(self) -> None:
         """Assert the invariants; the AssertionError carries the state that breaks one."""
         self.book.check()
-        self._stops.check(self.last if self.phase is Phase.CONTINUOUS else None)
+        self._stops.check(self.last if self.phase is _CONTINUOUS else None)
         bid, ask = self.book.best_bid, self.book.best_ask
-        if self.phase is Phase.CONTINUOUS and bid is not None and ask is not None:
+        if self.phase is _CONTINUOUS and bid is not None and ask is not None:
             assert bid < ask, f"the book is crossed: {self.book}"
-        for order in self.book.orders.values():
-            assert order.price > 0 == order.stop, f"{order!r} rests"
-            assert order.tif in (TimeInForce.GTC, TimeInForce.DAY), f"{order!r} rests"
-        for order in self._stops.orders.values():
-            assert order.open_quantity == order.quantity, f"{order!r} waits"
-        self._check_owners()
-        self._ids.check()
-
-    def _check_owners(self) -> None:
+        for account in self._accounts.values():
+            account.check()
         everything = self.open_orders()
         for order in everything:
             assert 0 < order.oid < self.next_oid, f"{order!r}, next {self.next_oid}"
-            assert 0 < order.remaining <= order.quantity, f"{order!r}"
-            assert order is self._open_of[order.owner].get(order.oid), f"{order!r} has no owner"
+            assert (order.level is None) == (order.oid in self._stops.keys), f"{order!r} is lost"
+            if order.level is not None:
+                assert order.price > 0 == order.stop, f"{order!r} rests"
+                assert order.tif in (TimeInForce.GTC, TimeInForce.DAY), f"{order!r} rests"
+            else:
+                assert order.open_quantity == order.quantity, f"{order!r} waits"
             if order.client_id:
                 assert self.find(order.owner, order.client_id) is order, f"{order!r} has no id"
-        owned = sum(len(orders) for orders in self._open_of.values())
-        assert owned == len(everything), f"{owned} orders of owners, {len(everything)} open"
-        for owner, orders in self._open_of.items():
-            assert list(orders) == sorted(orders), f"owner {owner}: out of oid order {list(orders)}"
-        assert sum(self._positions.values()) == 0, f"shares are not conserved: {self._positions}"
-
-
-class _ClientIds:
-    """R14's memory: the ids of open orders, and the latest ones whatever became of their orders."""
-
-    __slots__ = ("_latest", "_remembered", "by_oid")
-
-    def __init__(self) -> None:
-        self.by_oid: dict[int, Order] = {}
-        self._remembered: dict[tuple[int, str], Order] = {}
-        self._latest: deque[Order] = deque()
-
-    def find(self, owner: int, client_id: str) -> Order | None:
-        return self._remembered.get((owner, client_id))
-
-    def remember(self, order: Order) -> None:
-        self._remembered[order.owner, order.client_id] = order
-        self.by_oid[order.oid] = order
-        self._latest.append(order)
-        if len(self._latest) > REMEMBERED_IDS:
-            oldest = self._latest.popleft()
-            if not oldest.remaining:
-                self._drop(oldest)
-
-    def ended(self, order: Order) -> None:
-        """The order is open no more: only being among the latest keeps its id from now on."""
-        if order.oid < self._latest[0].oid:
-            self._drop(order)
-
-    def _drop(self, order: Order) -> None:
-        del self._remembered[order.owner, order.client_id]
-        del self.by_oid[order.oid]
-
-    def check(self) -> None:
-        """Assert that both indexes agree, and that nothing is kept without a reason."""
-        assert len(self._latest) <= REMEMBERED_IDS, len(self._latest)
-        assert len(self.by_oid) == len(self._remembered), self.by_oid
-        for (owner, client_id), order in self._remembered.items():
-            assert (order.owner, order.client_id) == (owner, client_id), f"{order!r}"
-            assert self.by_oid.get(order.oid) is order, f"{order!r} is not found by its oid"
-            assert order.remaining or order.oid >= self._latest[0].oid, f"{order!r} is too old"
+        queued = sum(level.count for side in Side for level in self.book.side(side))
+        assert len(everything) == queued + len(self._stops.keys), f"{everything}\n{self.book}"
+        positions = {owner: account.position for owner, account in self._accounts.items()}
+        assert sum(positions.values()) == 0, f"shares are not conserved: {positions}"
+        printable = self._may_print(self.breaker_reference)
+        assert (self._lowest, self._highest) == printable, (self._lowest, self._highest)
+        self._ids.check()
 
 
 def _answer_again(order: Order, command: NewOrder) -> Duplicate | Rejected:
@@ -518,10 +847,17 @@ def _answer_again(order: Order, command: NewOrder) -> Duplicate | Rejected:
 
     `ts` and the session's cancel-on-disconnect mark are not what the trader ordered.
     """
+    assert order.command is not None
     if replace(command, ts=None, cod=False) == replace(order.command, ts=None, cod=False):
         return Duplicate(order.oid, order.status, order.filled, order.remaining)
     message = f"id {command.client_id} is the id of order #{order.oid}, which is another one"
     return Rejected("duplicate_id", message, "R14")
+
+
+def _may_stay_open(command: NewOrder) -> bool:
+    """Whether R16 counts the order among the open ones: not if it ends as it comes."""
+    is_immediate = not command.price or command.tif in (_IOC, _FOK)
+    return bool(command.stop) or not is_immediate
 
 
 def _post_misfit(command: NewOrder) -> str:
@@ -530,38 +866,72 @@ def _post_misfit(command: NewOrder) -> str:
         return "needs a price"
     if command.stop:
         return "cannot have a stop"
-    if command.tif in (TimeInForce.IOC, TimeInForce.FOK):
+    if command.tif in (_IOC, _FOK):
         return f"cannot be {command.tif}"
     return ""
 
 
-def _not_offered(code: str, what: str, rule: str = "") -> Rejected:
-    return Rejected(code, f"{what} is not offered by this engine yet", rule)
+def _iceberg_misfit(command: NewOrder) -> str:
+    """How the other options keep an iceberg from resting (R9); empty: they do not."""
+    if command.price == 0:
+        return "needs a price"
+    if command.tif in (_IOC, _FOK):
+        return f"cannot be {command.tif}"
+    return ""
 
 
-def _too_valuable(command: NewOrder) -> Rejected:
-    price = max(command.price, command.stop)
+def _auction_misfit(command: NewOrder) -> str:
+    """What keeps an order out of an auction (R10); empty: nothing."""
+    if not command.price:
+        return "a market order"
+    if command.tif in (_IOC, _FOK):
+        return f"an order with tif={command.tif}"
+    return "a post-only order" if command.post else ""
+
+
+def _amend_misfit(order: Order, *, price: int, stop: int) -> str:
+    """How an amend would make another kind of order of this one (R6); empty: it does not."""
+    if order.price and not price:
+        return "a limit order stays one: its price cannot become 0"
+    if price and not order.price:
+        return "a market order stays one: it cannot get a price"
+    if order.stop and not stop:
+        return "a waiting stop stays one: its stop cannot become 0"
+    if stop and not order.stop:
+        return "only a waiting stop has a stop"
+    return ""
+
+
+def _loses_priority(order: Order, *, quantity: int, price: int, stop: int) -> bool:
+    """R6: only less quantity, at the same price and stop, keeps an order's place."""
+    return price != order.price or stop != order.stop or quantity > order.quantity
+
+
+def _no_quantity() -> Rejected:
+    return Rejected("invalid_order", "the quantity must not be 0")
+
+
+def _too_valuable(quantity: int, price: int) -> Rejected:
     message = (
-        f"{command.quantity} at {format_price(price)} is worth"
-        f" {format_price(command.quantity * price)}, more than {format_price(MAX_ORDER_VALUE)}"
+        f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
+        f" more than {format_price(MAX_ORDER_VALUE)}"
     )
     return Rejected("invalid_order", message)
 
 
-def _too_large(command: NewOrder) -> Rejected:
-    message = f"{command.quantity} is more than the {MAX_QUANTITY} that one order may have"
+def _too_large(quantity: int, limit: int) -> Rejected:
+    message = f"{quantity} is more than the {limit} that one order may have"
     return Rejected("max_quantity", message, "R16")
 
 
-def _would_take(command: NewOrder, opposite: BookSide) -> Rejected:
-    assert opposite.best is not None
-    message = (
-        f"a post-only {command.side} at {format_price(command.price)} would take"
-        f" the {command.side.opposite} at {format_price(opposite.best.price)}"
-    )
-    return Rejected("would_take", message, "R8")
+def _percent(value: int) -> str:
+    """
+    >>> _percent(50_000), _percent(12_500)
+    ('5', '1.25')
+    """
+    return f"{value // 10_000}.{value % 10_000 // 100:02d}".rstrip("0").rstrip(".")
 
 
-def _order_not_found(command: Cancel) -> Rejected:
+def _order_not_found(command: Cancel | Amend) -> Rejected:
     name = f"id={command.client_id}" if command.client_id else f"#{command.oid}"
     return Rejected("order_not_found", f"owner {command.owner} has no open order {name}", "R13")

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from matching import protocol
-from matching.book import Order
+from matching.account import Account, Order
 from matching.events import (
     Accepted,
     Amended,
@@ -35,6 +35,7 @@ from matching.events import (
     Trade,
     Triggered,
 )
+from matching.limits import UNLIMITED
 from matching.marketdata import Changes, Feed, JsonObject, format_time, price_or_none
 from matching.order import (
     HOUSE,
@@ -840,7 +841,7 @@ def _oid_of_command(command: Command, first: Event | None) -> int:
 
 def _ended_order(oid: int, command: NewOrder, events: Sequence[Event]) -> Order:
     """An order that ended as it came, and has no id by which the engine would remember it."""
-    order = Order(oid, command)
+    order = Account(command.owner, limits=UNLIMITED).enter(oid, command)
     for event in events:
         if isinstance(event, Trade) and oid in (event.buy_oid, event.sell_oid):
             order.open_quantity -= event.quantity

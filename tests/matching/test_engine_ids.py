@@ -3,7 +3,8 @@
 import pytest
 
 from matching import protocol
-from matching.engine import REMEMBERED_IDS, Engine
+from matching.clientids import REMEMBERED_IDS
+from matching.engine import Engine
 from matching.events import Accepted, Duplicate, Rejected
 from matching.order import Cancel, NewOrder, Side, Status
 from tests.matching.trading_tables import check

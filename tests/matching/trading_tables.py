@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from matching import protocol
-from matching.book import Order
-from matching.engine import REMEMBERED_IDS, Engine
+from matching.account import Order
+from matching.clientids import REMEMBERED_IDS
+from matching.engine import Engine
 from matching.events import (
     Accepted,
     Amended,

@@ -1,0 +1,207 @@
+"""Accounts: what one owner has in one product, and the accepted orders that are theirs.
+
+An `Order` is an accepted order, from its acceptance to its end; the engine changes it, the book
+keeps its place. An `Account` holds its owner's open orders, and what R16 asks of them all.
+
+>>> from matching.limits import UNLIMITED
+>>> account = Account(7, limits=UNLIMITED)
+>>> bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)
+>>> order = account.enter(1, bid)
+>>> account.open_buys, order.status
+(100, <Status.OPEN: 'open'>)
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from matching.limits import Limits
+from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, format_price
+
+if TYPE_CHECKING:
+    from matching.book import Level
+
+RATE_WINDOW = 1_000_000
+"""R16's `max_rate` counts what lies in so many microseconds."""
+
+_TRIM_AT = 64
+
+# CPython 3.11 takes as long to look a member up in its Enum as to create an event.
+_BUY = Side.BUY
+_GTC = TimeInForce.GTC
+_TAKER = SelfTrade.TAKER
+
+
+class Order:
+    """An accepted order: what it asked for, and what became of it.
+
+    `quantity` is its total, of which `open_quantity` has not traded; `hidden` is what of that the
+    market does not see (R9). `stop` is 0 once it has triggered (R7). `command` is what the trader
+    sent, kept where there is more to it than side, quantity and price. `level`, `previous` and
+    `next` are its place in the book, and belong to it.
+    """
+
+    __slots__ = (
+        "account",
+        "canceled",
+        "command",
+        "hidden",
+        "level",
+        "next",
+        "oid",
+        "open_quantity",
+        "previous",
+        "price",
+        "quantity",
+        "side",
+        "stop",
+    )
+
+    def __init__(self, oid: int, account: "Account", command: NewOrder) -> None:
+        self.oid = oid
+        self.account = account
+        self.command: NewOrder | None = None if is_plain(command) else command
+        self.side = command.side
+        self.quantity = self.open_quantity = command.quantity
+        self.price = command.price
+        self.stop = command.stop
+        self.hidden = 0
+        self.canceled = False
+        self.level: Level | None = None
+        self.previous: Order | None = None
+        self.next: Order | None = None
+
+    @property
+    def owner(self) -> int:
+        return self.account.owner
+
+    @property
+    def client_id(self) -> str:
+        return self.command.client_id if self.command is not None else ""
+
+    @property
+    def tif(self) -> TimeInForce:
+        return self.command.tif if self.command is not None else _GTC
+
+    @property
+    def stp(self) -> SelfTrade:
+        return self.command.stp if self.command is not None else _TAKER
+
+    @property
+    def post(self) -> bool:
+        return self.command is not None and self.command.post
+
+    @property
+    def peak(self) -> int:
+        return self.command.peak if self.command is not None else 0
+
+    @property
+    def cod(self) -> bool:
+        return self.command is not None and self.command.cod
+
+    @property
+    def filled(self) -> int:
+        """What has traded."""
+        return self.quantity - self.open_quantity
+
+    @property
+    def remaining(self) -> int:
+        """What can still trade: 0 once the order has ended."""
+        return 0 if self.canceled else self.open_quantity
+
+    @property
+    def shown(self) -> int:
+        """What of a resting order the market sees (R9)."""
+        return self.open_quantity - self.hidden
+
+    @property
+    def status(self) -> Status:
+        if self.canceled:
+            return Status.CANCELED
+        if self.open_quantity == 0:
+            return Status.FILLED
+        if self.stop:
+            return Status.PENDING_STOP
+        if self.open_quantity < self.quantity:
+            return Status.PARTIALLY_FILLED
+        return Status.OPEN
+
+    def __repr__(self) -> str:
+        stop = f"/{format_price(self.stop)}" if self.stop else ""
+        hidden = f" ({self.hidden} hidden)" if self.hidden else ""
+        return (
+            f"#{self.oid} {self.owner}:{self.side} {self.open_quantity} of {self.quantity}{hidden}"
+            f"@{format_price(self.price)}{stop} {self.status}"
+        )
+
+
+def is_plain(command: NewOrder) -> bool:
+    """Whether side, quantity and price say all that there is to say about the order."""
+    return not (
+        command.client_id
+        or command.stop
+        or command.peak
+        or command.post
+        or command.cod
+        or command.tif is not _GTC
+        or command.stp is not _TAKER
+    )
+
+
+class Account:
+    """One owner in one product.
+
+    `orders` are the open ones in oid order, `open_buys` and `open_sells` what is open of them,
+    waiting stops included; `position` is what was bought less what was sold.
+    """
+
+    __slots__ = ("_entries", "limits", "open_buys", "open_sells", "orders", "owner", "position")
+
+    def __init__(self, owner: int, *, limits: Limits) -> None:
+        self.owner = owner
+        self.limits = limits
+        self.position = 0
+        self.orders: dict[int, Order] = {}
+        self.open_buys = 0
+        self.open_sells = 0
+        self._entries: deque[int] = deque()
+
+    def enter(self, oid: int, command: NewOrder) -> Order:
+        """A new order of this owner."""
+        order = self.orders[oid] = Order(oid, self, command)
+        if command.side is _BUY:
+            self.open_buys += command.quantity
+        else:
+            self.open_sells += command.quantity
+        return order
+
+    def change_open(self, side: Side, quantity: int) -> None:
+        """So much more is open on a side (negative: less)."""
+        if side is _BUY:
+            self.open_buys += quantity
+        else:
+            self.open_sells += quantity
+
+    def count_entry(self, at: int) -> None:
+        """An order or an amend was accepted at this time (microseconds, never going back)."""
+        entries = self._entries
+        entries.append(at)
+        if len(entries) > _TRIM_AT and entries[0] <= at - RATE_WINDOW:
+            self.entries_in_window(at)
+
+    def entries_in_window(self, at: int) -> int:
+        """How many orders and amends were accepted in (at − 1 s, at] (R16)."""
+        entries = self._entries
+        while entries and entries[0] <= at - RATE_WINDOW:
+            entries.popleft()
+        return len(entries)
+
+    def check(self) -> None:
+        """Assert that the sums agree with the orders."""
+        for side, total in ((Side.BUY, self.open_buys), (Side.SELL, self.open_sells)):
+            own = [order for order in self.orders.values() if order.side is side]
+            assert total == sum(order.open_quantity for order in own), (self.owner, total, own)
+        assert list(self.orders) == sorted(self.orders), f"owner {self.owner}: not in oid order"
+        for oid, order in self.orders.items():
+            assert order.oid == oid, f"{order!r} as #{oid}"
+            assert order.account is self, f"{order!r} among those of {self.owner}"
+            assert 0 < order.remaining <= order.quantity, f"{order!r}"
