@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.book": _matching("order"),
     "matching.protocol": _matching("order events"),
     "matching.signing": _matching("order events protocol"),
+    "matching.scenario": _matching("events protocol"),
     "matching.engine": _matching("order events book"),
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),

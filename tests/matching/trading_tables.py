@@ -19,7 +19,6 @@ events alone must agree with it: shares, cash, every order's quantity, the level
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import assert_never
 
 from matching import protocol
 from matching.account import Order
@@ -27,20 +26,15 @@ from matching.clientids import REMEMBERED_IDS
 from matching.engine import Engine
 from matching.events import (
     Accepted,
-    Amended,
     Canceled,
     Decremented,
     Duplicate,
     Event,
-    KeyRaised,
-    LimitChanged,
-    PhaseChanged,
     Rejected,
-    SettingChanged,
     Trade,
-    Triggered,
 )
 from matching.order import Command, Login, NewOrder, Side, format_price
+from matching.scenario import event_as_json, event_words, read_rows, rejection_words
 from tests.reference import ReferenceEngine, ReferenceOrder
 
 
@@ -48,26 +42,11 @@ def check(table: str, *, tick: int = 100, lot: int = 1) -> None:
     """Play the table on a new product; AssertionError shows the first row that differs."""
     trading = Trading(tick=tick, lot=lot)
     played: list[str] = []
-    for left, expected in _rows(table):
+    for row in read_rows(table):
+        left, expected = row.left, row.expected
         found = trading.play(left, with_messages="rejected" in expected and ":" in expected)
         played.append(f"{left} | {found}")
         assert found == expected, "\n".join([*played, f"{'expected':>{len(left)}} | {expected}"])
-
-
-def _rows(table: str) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for line in table.strip().splitlines():
-        if line.strip().startswith("#"):
-            continue
-        left, bar, right = (part.strip() for part in line.partition("|"))
-        assert bar, f"a row without `|`: {line}"
-        if left:
-            rows.append((left, right))
-        else:
-            command, so_far = rows.pop()
-            join = " " if so_far.endswith(":") else "; "
-            rows.append((command, so_far + join + right))
-    return rows
 
 
 class Trading:
@@ -166,34 +145,10 @@ def command_of(text: str) -> Command:
 
 def event_text(event: Event, with_messages: bool) -> str:
     """An event in the words of the tables."""
-    match event:
-        case Accepted():
-            return f"#{event.oid} accepted"
-        case Trade():
-            maker, taker = event.sell_oid, event.buy_oid
-            if event.taker is Side.SELL:
-                maker, taker = taker, maker
-            price = format_price(event.price)
-            return f"trade {event.quantity}@{price} maker #{maker} taker #{taker}"
-        case Canceled():
-            return f"#{event.oid} canceled {event.quantity} {event.reason}"
-        case Triggered():
-            return f"#{event.oid} triggered"
-        case Decremented():
-            return f"#{event.oid} decremented {event.quantity}"
-        case PhaseChanged():
-            return f"phase {event.phase}"
-        case KeyRaised():
-            return f"key of owner {event.owner} generation {event.generation}"
-        case Duplicate():
-            quantities = f"{event.filled} filled {event.remaining} remaining"
-            return f"#{event.oid} duplicate {event.status} {quantities}"
-        case Rejected():
-            rule = f" {event.rule}" if event.rule else ""
-            return f"rejected {event.code}{rule}" + (f": {event.message}" * with_messages)
-        case Amended() | SettingChanged() | LimitChanged():
-            raise AssertionError(f"the engine does not offer what gives {event}")
-    assert_never(event)
+    if isinstance(event, Rejected):
+        words = rejection_words({"code": event.code, "rule": event.rule})
+        return words + f": {event.message}" * with_messages
+    return event_words(event_as_json(event))
 
 
 def _without_messages(events: Sequence[Event]) -> list[Event]:
