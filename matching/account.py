@@ -11,7 +11,7 @@ keeps its place. An `Account` holds its owner's open orders, and what R16 asks o
 (100, <Status.OPEN: 'open'>)
 """
 
-from collections import deque
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from matching.limits import Limits
@@ -20,83 +20,86 @@ from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, forma
 if TYPE_CHECKING:
     from matching.book import Level
 
-RATE_WINDOW = 1_000_000
-"""R16's `max_rate` counts what lies in so many microseconds."""
-
-_TRIM_AT = 64
-
-# CPython 3.11 takes as long to look a member up in its Enum as to create an event.
-_BUY = Side.BUY
-_GTC = TimeInForce.GTC
-_TAKER = SelfTrade.TAKER
+_BUY = Side.BUY  # CPython 3.11 takes as long to look a member up as to create an event
 
 
 class Order:
-    """An accepted order: what it asked for, and what became of it.
+    """An accepted order: what it asks for, and what has become of it.
 
-    `quantity` is its total, of which `open_quantity` has not traded; `hidden` is what of that the
-    market does not see (R9). `stop` is 0 once it has triggered (R7). `command` is what the trader
-    sent, kept where there is more to it than side, quantity and price. `level`, `previous` and
-    `next` are its place in the book, and belong to it.
+    `terms` is the command as it stands: amends, R5's decrements and a stop's election change it.
+    `open_quantity` is what of the total has not traded; `hidden` what of that the market does not
+    see (R9). `level`, `previous` and `next` are its place in the book, and belong to it.
     """
 
     __slots__ = (
         "account",
         "canceled",
-        "command",
         "hidden",
         "level",
         "next",
         "oid",
         "open_quantity",
         "previous",
-        "price",
-        "quantity",
-        "side",
-        "stop",
+        "terms",
     )
+
+    next: "Order | None"
+    previous: "Order | None"
 
     def __init__(self, oid: int, account: "Account", command: NewOrder) -> None:
         self.oid = oid
         self.account = account
-        self.command: NewOrder | None = None if is_plain(command) else command
-        self.side = command.side
-        self.quantity = self.open_quantity = command.quantity
-        self.price = command.price
-        self.stop = command.stop
+        self.terms = command
+        self.open_quantity = command.quantity
         self.hidden = 0
         self.canceled = False
         self.level: Level | None = None
-        self.previous: Order | None = None
-        self.next: Order | None = None
 
     @property
     def owner(self) -> int:
         return self.account.owner
 
     @property
+    def side(self) -> Side:
+        return self.terms.side
+
+    @property
+    def price(self) -> int:
+        return self.terms.price
+
+    @property
+    def stop(self) -> int:
+        """0 once it has triggered (R7)."""
+        return self.terms.stop
+
+    @property
+    def quantity(self) -> int:
+        """The total, what has traded included."""
+        return self.terms.quantity
+
+    @property
     def client_id(self) -> str:
-        return self.command.client_id if self.command is not None else ""
+        return self.terms.client_id
 
     @property
     def tif(self) -> TimeInForce:
-        return self.command.tif if self.command is not None else _GTC
+        return self.terms.tif
 
     @property
     def stp(self) -> SelfTrade:
-        return self.command.stp if self.command is not None else _TAKER
+        return self.terms.stp
 
     @property
     def post(self) -> bool:
-        return self.command is not None and self.command.post
+        return self.terms.post
 
     @property
     def peak(self) -> int:
-        return self.command.peak if self.command is not None else 0
+        return self.terms.peak
 
     @property
     def cod(self) -> bool:
-        return self.command is not None and self.command.cod
+        return self.terms.cod
 
     @property
     def filled(self) -> int:
@@ -134,19 +137,6 @@ class Order:
         )
 
 
-def is_plain(command: NewOrder) -> bool:
-    """Whether side, quantity and price say all that there is to say about the order."""
-    return not (
-        command.client_id
-        or command.stop
-        or command.peak
-        or command.post
-        or command.cod
-        or command.tif is not _GTC
-        or command.stp is not _TAKER
-    )
-
-
 class Account:
     """One owner in one product.
 
@@ -154,7 +144,7 @@ class Account:
     waiting stops included; `position` is what was bought less what was sold.
     """
 
-    __slots__ = ("_entries", "limits", "open_buys", "open_sells", "orders", "owner", "position")
+    __slots__ = ("entries", "limits", "open_buys", "open_sells", "orders", "owner", "position")
 
     def __init__(self, owner: int, *, limits: Limits) -> None:
         self.owner = owner
@@ -163,7 +153,9 @@ class Account:
         self.orders: dict[int, Order] = {}
         self.open_buys = 0
         self.open_sells = 0
-        self._entries: deque[int] = deque()
+        self.entries: list[int] = []
+        """When orders and amends were accepted (microseconds), the last second's and older ones
+        that nobody has forgotten yet."""
 
     def enter(self, oid: int, command: NewOrder) -> Order:
         """A new order of this owner."""
@@ -181,19 +173,10 @@ class Account:
         else:
             self.open_sells += quantity
 
-    def count_entry(self, at: int) -> None:
-        """An order or an amend was accepted at this time (microseconds, never going back)."""
-        entries = self._entries
-        entries.append(at)
-        if len(entries) > _TRIM_AT and entries[0] <= at - RATE_WINDOW:
-            self.entries_in_window(at)
-
-    def entries_in_window(self, at: int) -> int:
-        """How many orders and amends were accepted in (at − 1 s, at] (R16)."""
-        entries = self._entries
-        while entries and entries[0] <= at - RATE_WINDOW:
-            entries.popleft()
-        return len(entries)
+    def entries_since(self, time: int) -> int:
+        """How many orders and amends were accepted after `time`; older ones are forgotten."""
+        del self.entries[: bisect_right(self.entries, time)]
+        return len(self.entries)
 
     def check(self) -> None:
         """Assert that the sums agree with the orders."""

@@ -33,19 +33,30 @@ NO_LIMIT = -(10**18)
 class Level:
     """The orders at one price, the first comer first. It is never empty while the book holds it.
 
-    `key` is its place on its side; `quantity` and `count` are what the market sees, `hidden` is
+    `key` is its place on its `side`; `quantity` and `count` are what the market sees, `hidden` is
     what it does not; `is_changed`: the market has yet to be told of a change.
     """
 
-    __slots__ = ("count", "first", "hidden", "is_changed", "key", "last", "price", "quantity")
+    __slots__ = (
+        "count",
+        "first",
+        "hidden",
+        "is_changed",
+        "key",
+        "last",
+        "price",
+        "quantity",
+        "side",
+    )
 
-    def __init__(self, key: int, order: Order) -> None:
+    def __init__(self, side: "BookSide", key: int, order: Order) -> None:
+        self.side = side
         self.price = order.price
         self.key = key
         self.first = order
         self.last = order
-        self.quantity = order.open_quantity - order.hidden
-        self.hidden = order.hidden
+        self.quantity = 0
+        self.hidden = 0
         self.count = 1
         self.is_changed = False
 
@@ -59,14 +70,14 @@ class Level:
 class BookSide:
     """The bids or the asks: price levels in order, the best always at hand.
 
-    A level's key is its price, negated for asks, so that on both sides a greater key is a better
-    price. The book hands both sides its set of changed keys.
+    A level's key is its price times `sign` (1, for asks −1), so that on both sides a greater key is
+    a better price. The book hands both sides its set of changed keys.
     """
 
-    __slots__ = ("_changed", "_keys", "_levels", "_sign", "best")
+    __slots__ = ("_changed", "_keys", "_levels", "best", "sign")
 
     def __init__(self, *, highest_first: bool, changed: set[int]) -> None:
-        self._sign = 1 if highest_first else -1
+        self.sign = 1 if highest_first else -1
         self._levels: dict[int, Level] = {}
         self._keys: list[int] = []  # ascending: the best is the last, and cheap to take away
         self._changed = changed
@@ -74,7 +85,7 @@ class BookSide:
 
     def limit_key(self, price: int) -> int:
         """The least key that an incoming order of this price trades with; price 0 is any."""
-        return price * self._sign if price else NO_LIMIT
+        return price * self.sign if price else NO_LIMIT
 
     def is_reached_by(self, price: int) -> bool:
         """Whether an incoming order of this price has somebody to trade with."""
@@ -82,27 +93,30 @@ class BookSide:
 
     def add(self, order: Order) -> None:
         """Rest a limit order behind all others at its price; an iceberg shows a full peak (R9)."""
-        command = order.command
-        if command is not None and command.peak:
-            order.hidden = max(0, order.open_quantity - command.peak)
-        key = order.price * self._sign
+        terms = order.terms
+        shown = order.open_quantity
+        if terms.peak and shown > terms.peak:
+            order.hidden = shown - terms.peak
+            shown = terms.peak
+        key = terms.price * self.sign
         level = self._levels.get(key)
+        order.next = None
         if level is None:
+            order.previous = None
             level = self._add_level(key, order)
         else:
-            last = level.last
-            last.next = order
-            order.previous = last
-            level.last = order
-            level.quantity += order.open_quantity - order.hidden
-            level.hidden += order.hidden
+            order.previous = last = level.last
+            last.next = level.last = order
             level.count += 1
         order.level = level
+        level.quantity += shown
+        if order.hidden:
+            level.hidden += order.hidden
         if not level.is_changed:
             self._note_change(level)
 
     def _add_level(self, key: int, order: Order) -> Level:
-        level = self._levels[key] = Level(key, order)
+        level = self._levels[key] = Level(self, key, order)
         if self.best is None or key > self.best.key:
             self.best = level
             self._keys.append(key)
@@ -114,17 +128,17 @@ class BookSide:
         """Take the order out of the book; a level without orders goes."""
         level = order.level
         assert level is not None, f"{order!r} does not rest"
-        level.quantity -= order.open_quantity - order.hidden
-        level.hidden -= order.hidden
-        level.count -= 1
-        order.hidden = 0
+        level.quantity -= order.open_quantity
+        if order.hidden:
+            level.quantity += order.hidden
+            level.hidden -= order.hidden
+            order.hidden = 0
         self._unlink(order, level)
-        if not level.is_changed:
-            self._note_change(level)
 
     def _unlink(self, order: Order, level: Level) -> None:
         previous, following = order.previous, order.next
         order.level = order.previous = order.next = None
+        level.count -= 1
         if previous is not None:
             previous.next = following
             if following is not None:
@@ -136,6 +150,8 @@ class BookSide:
             level.first = following
         else:
             self._remove_level(level)
+        if not level.is_changed:
+            self._note_change(level)
 
     def _remove_level(self, level: Level) -> None:
         del self._levels[level.key]
@@ -146,22 +162,19 @@ class BookSide:
         else:
             del keys[bisect_left(keys, level.key)]
 
-    def fill(self, order: Order, quantity: int) -> None:
-        """So much of what is shown of a resting order has traded.
+    def fill(self, order: Order, level: Level, quantity: int) -> None:
+        """So much of what is shown of an order that rests at this level has traded.
 
         An order without an open quantity leaves the book; an iceberg whose shown part is used up
         shows its next peak, behind all others at its price (R9).
         """
-        level = order.level
-        assert level is not None, f"{order!r} does not rest"
-        order.open_quantity -= quantity
         level.quantity -= quantity
-        if order.open_quantity == order.hidden:
-            if order.hidden:
-                self._refresh(order, level)
-            else:
-                level.count -= 1
-                self._unlink(order, level)
+        order.open_quantity = left = order.open_quantity - quantity
+        if not left:
+            self._unlink(order, level)
+            return
+        if left == order.hidden:
+            self._refresh(order, level)
         if not level.is_changed:
             self._note_change(level)
 
@@ -183,23 +196,10 @@ class BookSide:
             level.last = order
 
     def reduce(self, order: Order, quantity: int) -> None:
-        """Take so much off a resting order's total, hidden part first (R5, R6).
+        """Take so much off what is open of a resting order, hidden part first (R5, R6).
 
         It keeps its place, and what it shows is not refilled; without an open quantity it leaves.
         """
-        self._take_off(order, quantity)
-        order.quantity -= quantity
-
-    def uncross(self, order: Order, quantity: int) -> None:
-        """So much of a resting order has traded in an auction, whole quantities (R10).
-
-        An iceberg that is still open shows a full peak again, in its old place.
-        """
-        self._take_off(order, quantity)
-        if order.hidden:
-            self._show(order, order.peak)
-
-    def _take_off(self, order: Order, quantity: int) -> None:
         if quantity == order.open_quantity:
             self.remove(order)
             order.open_quantity = 0
@@ -214,6 +214,15 @@ class BookSide:
         if not level.is_changed:
             self._note_change(level)
 
+    def uncross(self, order: Order, quantity: int) -> None:
+        """So much of a resting order has traded in an auction, whole quantities (R10).
+
+        An iceberg that is still open shows a full peak again, in its old place.
+        """
+        self.reduce(order, quantity)
+        if order.hidden:
+            self._show(order, order.peak)
+
     def _show(self, order: Order, peak: int) -> None:
         level = order.level
         assert level is not None, f"{order!r} does not rest"
@@ -227,7 +236,7 @@ class BookSide:
         self._changed.add(level.key)
 
     def level(self, price: int) -> Level | None:
-        return self._levels.get(price * self._sign)
+        return self._levels.get(price * self.sign)
 
     def __len__(self) -> int:
         """The number of price levels."""
@@ -255,7 +264,7 @@ class BookSide:
             assert level.quantity == sum(order.shown for order in queue), state
             assert level.hidden == sum(order.hidden for order in queue), state
             assert all(order.level is level and order.remaining > 0 for order in queue), state
-            assert all(order.price * self._sign == level.key for order in queue), state
+            assert all(order.price * self.sign == level.key for order in queue), state
             assert all(order.hidden >= 0 < order.shown for order in queue), state
             assert [order.previous for order in queue] == [None, *queue[:-1]], state
             assert level.last is queue[-1], state

@@ -7,18 +7,21 @@ of their orders; an older one counts as unused.
 from collections import deque
 
 from matching.account import Order
+from matching.order import NewOrder
 
 REMEMBERED_IDS = 200_000
 """So many of a product's latest accepted ids outlive their orders (R14)."""
 
 
 class ClientIds:
-    """The orders with an id; `by_oid` holds the same ones by their number."""
+    """The orders with an id; `by_oid` holds the same ones by their number, `commands` what each
+    was entered with."""
 
-    __slots__ = ("_latest", "_remembered", "by_oid")
+    __slots__ = ("_latest", "_remembered", "by_oid", "commands")
 
     def __init__(self) -> None:
         self.by_oid: dict[int, Order] = {}
+        self.commands: dict[int, NewOrder] = {}
         self._remembered: dict[tuple[int, str], Order] = {}
         self._latest: deque[Order] = deque()
 
@@ -27,6 +30,7 @@ class ClientIds:
 
     def remember(self, order: Order) -> None:
         """A new order with an id was accepted."""
+        self.commands[order.oid] = order.terms
         self._remembered[order.owner, order.client_id] = order
         self.by_oid[order.oid] = order
         self._latest.append(order)
@@ -43,11 +47,13 @@ class ClientIds:
     def _drop(self, order: Order) -> None:
         del self._remembered[order.owner, order.client_id]
         del self.by_oid[order.oid]
+        del self.commands[order.oid]
 
     def check(self) -> None:
         """Assert that both indexes agree, and that nothing is kept without a reason."""
         assert len(self._latest) <= REMEMBERED_IDS, len(self._latest)
         assert len(self.by_oid) == len(self._remembered), self.by_oid
+        assert self.by_oid.keys() == self.commands.keys(), self.commands
         for (owner, client_id), order in self._remembered.items():
             assert (order.owner, order.client_id) == (owner, client_id), f"{order!r}"
             assert self.by_oid.get(order.oid) is order, f"{order!r} is not found by its oid"

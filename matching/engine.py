@@ -67,9 +67,17 @@ from matching.stops import Key, WaitingStops
 _BUY = Side.BUY
 _CONTINUOUS = Phase.CONTINUOUS
 _AUCTION = Phase.AUCTION
+_GTC = TimeInForce.GTC
+_DAY = TimeInForce.DAY
 _FOK = TimeInForce.FOK
 _IOC = TimeInForce.IOC
 _NONE = SelfTrade.NONE
+
+RATE_WINDOW = 1_000_000
+"""R16's `max_rate` counts what lies in so many microseconds."""
+
+FORGET_EVERY = 4096
+"""Once in so many orders, what no rate can count any more is forgotten."""
 
 _ANY_PRICE = (0, 10**18)
 """A breaker that stops nothing: the lowest and the highest price that may print."""
@@ -110,6 +118,7 @@ class Engine:
         self._ids = ClientIds()
         self._generations: dict[int, int] = {}
         self._lowest, self._highest = _ANY_PRICE
+        self._is_ordinary = phase is _CONTINUOUS
 
     def apply(self, command: Command, at: int) -> Sequence[Event]:
         """What the command causes, in order; one Rejected if the rules refuse it.
@@ -183,42 +192,62 @@ class Engine:
     # Orders
 
     def _enter(self, command: NewOrder) -> Sequence[Event]:
+        account = self._accounts.get(command.owner) or self._open_account(command.owner)
         if command.client_id:
             known = self._ids.find(command.owner, command.client_id)
             if known is not None:
-                return [_answer_again(known, command)]
-        account = self._accounts.get(command.owner)
-        if account is None:
-            account = self._open_account(command.owner)
-        rejected = self._why_not(command, account)
-        if rejected is not None:
-            return [rejected]
+                return [_answer_again(known, self._ids.commands[known.oid], command)]
+        quantity, price, limits = command.quantity, command.price, account.limits
+        if not (
+            # Most orders are fine at one look; `_why_not` would say the same of them, at length.
+            self._is_ordinary
+            and not limits.is_more
+            and 0 < quantity <= limits.max_quantity
+            and not (quantity % self.lot or price % self.tick)
+            and not (command.stop or command.post or command.peak)
+            and quantity * price <= MAX_ORDER_VALUE
+        ):
+            rejected = self._why_not(command, account)
+            if rejected is not None:
+                return [rejected]
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = account.enter(oid, command)
-        account.count_entry(self.time)
+        order = account.orders[oid] = Order(oid, account, command)
+        account.entries.append(self.time)
+        if not oid % FORGET_EVERY:
+            self._forget_entries()
+        if command.side is _BUY:
+            account.open_buys += quantity
+            own, opposite = self.book.bids, self.book.asks
+        else:
+            account.open_sells += quantity
+            own, opposite = self.book.asks, self.book.bids
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
         if command.stop:
             self._stops.add(order)
             return events
-        self._work(order, events)
+        best = opposite.best
+        if (
+            price
+            and (best is None or best.key < price * opposite.sign)
+            and (command.tif is _GTC or command.tif is _DAY)
+        ) or self.phase is _AUCTION:
+            own.add(order)
+            return events
+        self._run(order, events)
+        if self._stops.keys and len(events) > 1:
+            self._run_stops(_prints(events), events)
         return events
+
+    def _forget_entries(self) -> None:
+        for account in self._accounts.values():
+            account.entries_since(self.time - RATE_WINDOW)
 
     def _open_account(self, owner: int) -> Account:
         account = self._accounts[owner] = Account(owner, limits=self.limits.of(owner))
         return account
-
-    def _work(self, order: Order, events: list[Event]) -> None:
-        """Let an order that was entered or amended trade, and then the stops that it elects."""
-        if self.phase is _AUCTION:
-            self.book.side(order.side).add(order)
-            return
-        before = len(events)
-        self._run(order, events)
-        if len(events) > before and self._stops.keys:
-            self._run_stops(self._prints(events), events)
 
     def _why_not(self, command: NewOrder, account: Account) -> Rejected | None:
         """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
@@ -335,7 +364,7 @@ class Engine:
                 f" the limit is {format_price(limits.max_notional)}"
             )
             return Rejected("max_notional", message, "R16")
-        if account.entries_in_window(self.time) >= limits.max_rate:
+        if account.entries_since(self.time - RATE_WINDOW) >= limits.max_rate:
             message = f"more than {limits.max_rate} orders and amends within a second"
             return Rejected("rate_limited", message, "R16")
         return None
@@ -355,14 +384,13 @@ class Engine:
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
         book = self.book
-        if order.side is _BUY:
+        terms = order.terms
+        if terms.side is _BUY:
             own, opposite = book.bids, book.asks
         else:
             own, opposite = book.asks, book.bids
-        price = order.price
-        limit = opposite.limit_key(price) if price else self._collar_key(opposite)
-        command = order.command
-        tif = command.tif if command is not None else None
+        price, tif = terms.price, terms.tif
+        limit = price * opposite.sign if price else self._collar_key(opposite)
         if tif is _FOK and not self._is_fillable(order, opposite, limit):
             events.append(self._end(order, CancelReason.FOK))
             return
@@ -392,9 +420,9 @@ class Engine:
 
     def _match(self, order: Order, opposite: BookSide, limit: int, events: list[Event]) -> None:
         """Trade with the best resting orders (R1) as far as the order's price and quantity go."""
-        account, side, oid = order.account, order.side, order.oid
-        is_buy = side is _BUY
-        prevents = account.owner != HOUSE and order.stp is not _NONE
+        account, terms, oid = order.account, order.terms, order.oid
+        owner, side = account.owner, terms.side
+        prevents = owner != HOUSE and terms.stp is not _NONE
         while True:
             level = opposite.best
             if level is None or level.key < limit:
@@ -410,45 +438,41 @@ class Engine:
             if not self._lowest <= price <= self._highest:
                 self._halt(order, events)
                 return
-            self.last = price
             if self.breaker_reference is None:
                 self._set_breaker_reference(price)
-            quantity = resting.open_quantity - resting.hidden
-            if quantity > order.open_quantity:
-                quantity = order.open_quantity
-            order.open_quantity -= quantity
+            self.last = price
             tid = self.next_tid
             self.next_tid = tid + 1
-            if is_buy:
+            quantity, missing = resting.open_quantity - resting.hidden, order.open_quantity
+            if quantity > missing:
+                quantity = missing
+            order.open_quantity = missing - quantity
+            if side is _BUY:
                 account.position += quantity
                 account.open_buys -= quantity
                 maker.position -= quantity
                 maker.open_sells -= quantity
-                trade = Trade(
-                    tid, price, quantity, account.owner, maker.owner, oid, resting.oid, side
+                events.append(
+                    Trade(tid, price, quantity, owner, maker.owner, oid, resting.oid, side)
                 )
             else:
                 account.position -= quantity
                 account.open_sells -= quantity
                 maker.position += quantity
                 maker.open_buys -= quantity
-                trade = Trade(
-                    tid, price, quantity, maker.owner, account.owner, resting.oid, oid, side
+                events.append(
+                    Trade(tid, price, quantity, maker.owner, owner, resting.oid, oid, side)
                 )
-            events.append(trade)
-            opposite.fill(resting, quantity)
-            if resting.open_quantity == 0:
-                del maker.orders[resting.oid]
-                if resting.command is not None:
-                    self._ended(resting)
-            if order.open_quantity == 0:
+            opposite.fill(resting, level, quantity)
+            if not resting.open_quantity:
+                self._close(resting)
+            if quantity == missing:
                 return
 
     def _halt(self, order: Order, events: list[Event]) -> None:
         """R12's breaker: the trade that would come next does not happen, and trading halts."""
         events.append(self._end(order, CancelReason.BREAKER))
-        self.phase = Phase.HALTED
-        events.append(PhaseChanged(Phase.HALTED))
+        self._change_phase(Phase.HALTED, events)
 
     def _set_breaker_reference(self, price: int | None) -> None:
         """What R12's breaker measures from; None: the next trade sets it, and is not checked."""
@@ -477,11 +501,11 @@ class Engine:
         """Take the smaller open quantity off both totals, without a trade."""
         quantity = min(order.open_quantity, resting.open_quantity)
         self.book.side(resting.side).reduce(resting, quantity)
-        order.quantity -= quantity
         order.open_quantity -= quantity
         events.append(Decremented(resting.oid, quantity))
         events.append(Decremented(order.oid, quantity))
         for reduced in (resting, order):
+            reduced.terms = replace(reduced.terms, quantity=reduced.quantity - quantity)
             reduced.account.change_open(reduced.side, -quantity)
             if reduced.open_quantity == 0:
                 events.append(self._end(reduced, CancelReason.SELF_TRADE))
@@ -533,11 +557,11 @@ class Engine:
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
-        order.account.count_entry(self.time)
+        order.account.entries.append(self.time)
         if quantity <= order.filled:
             events.append(self._end(order, CancelReason.AMENDED))
             order.open_quantity += quantity - order.quantity
-            order.quantity = quantity
+            order.terms = replace(order.terms, quantity=quantity, price=price, stop=stop)
         elif _loses_priority(order, quantity=quantity, price=price, stop=stop):
             self._enter_again(order, events, quantity=quantity, price=price, stop=stop)
         elif quantity < order.quantity:
@@ -608,29 +632,28 @@ class Engine:
         else:
             self._stops.remove(order)
         more = quantity - order.quantity
-        order.quantity = quantity
+        order.terms = replace(order.terms, quantity=quantity, price=price, stop=stop)
         order.open_quantity += more
         order.account.change_open(order.side, more)
-        order.price = price
-        order.stop = stop
         if stop:
             self._stops.add(order)
+        elif self.phase is _AUCTION:
+            self.book.side(order.side).add(order)
         else:
-            self._work(order, events)
+            self._run(order, events)
+            if self._stops.keys:
+                self._run_stops(_prints(events), events)
 
     def _reduce(self, order: Order, quantity: int) -> None:
         """Take so much off the total of an order that keeps its place."""
         if order.level is not None:
             self.book.side(order.side).reduce(order, quantity)
         else:
-            order.quantity -= quantity
             order.open_quantity -= quantity
+        order.terms = replace(order.terms, quantity=order.quantity - quantity)
         order.account.change_open(order.side, -quantity)
 
     # Stops
-
-    def _prints(self, events: list[Event]) -> list[int]:
-        return [event.price for event in events if isinstance(event, Trade)]
 
     def _run_stops(self, prints: Sequence[int], events: list[Event]) -> None:
         """Run the stops that these prints elect; those that their trades elect queue behind (R7).
@@ -648,11 +671,11 @@ class Engine:
             if not queue:
                 return
             _, order = queue.popleft()
-            order.stop = 0
+            order.terms = replace(order.terms, stop=0)
             what_follows: list[Event] = [Triggered(order.oid)]
             self._run(order, what_follows)
             events += what_follows
-            prints = self._prints(what_follows)
+            prints = _prints(what_follows)
 
     # Cancels
 
@@ -675,24 +698,26 @@ class Engine:
 
     def _end(self, order: Order, reason: CancelReason) -> Canceled:
         """Cancel what is open of an order, whether it rests, waits for its stop or is incoming."""
-        if order.level is not None:
-            book = self.book
-            (book.bids if order.side is _BUY else book.asks).remove(order)
-        elif order.stop:
+        level, terms, account = order.level, order.terms, order.account
+        oid, quantity = order.oid, order.open_quantity
+        if level is not None:
+            level.side.remove(order)
+        elif terms.stop:
             self._stops.remove(order)
         order.canceled = True
-        order.account.change_open(order.side, -order.open_quantity)
-        self._close(order)
-        return Canceled(order.oid, order.open_quantity, reason)
+        del account.orders[oid]
+        if terms.side is _BUY:
+            account.open_buys -= quantity
+        else:
+            account.open_sells -= quantity
+        if terms.client_id:
+            self._ids.ended(order)
+        return Canceled(oid, quantity, reason)
 
     def _close(self, order: Order) -> None:
-        """The order has ended: it is not among its owner's open ones any more."""
+        """The order is filled: it is not among its owner's open ones any more."""
         del order.account.orders[order.oid]
-        if order.command is not None:
-            self._ended(order)
-
-    def _ended(self, order: Order) -> None:
-        if order.client_id:
+        if order.terms.client_id:
             self._ids.ended(order)
 
     # The venue's commands
@@ -702,8 +727,8 @@ class Engine:
         if command.phase is self.phase:
             message = f"{self.ticker} is in phase {self.phase} already"
             return [Rejected("invalid_phase", message, "R11")]
-        self.phase = command.phase
-        events: list[Event] = [PhaseChanged(command.phase)]
+        events: list[Event] = []
+        self._change_phase(command.phase, events)
         if command.phase is Phase.CLOSED:
             for order in self.open_orders():
                 if order.tif is TimeInForce.DAY:
@@ -714,6 +739,15 @@ class Engine:
             if self.last is not None:
                 self._run_stops([self.last], events)
         return events
+
+    def _change_phase(self, phase: Phase, events: list[Event]) -> None:
+        self.phase = phase
+        self._note_ordinary()
+        events.append(PhaseChanged(phase))
+
+    def _note_ordinary(self) -> None:
+        """Whether a plain order needs no look at phase and band."""
+        self._is_ordinary = self.phase is _CONTINUOUS and not self.settings["band"]
 
     def _uncross(self, events: list[Event]) -> None:
         """R10: trade what is crossed at one price, best with best."""
@@ -751,6 +785,7 @@ class Engine:
         except BadSetting as error:
             return [Rejected("invalid_setting", str(error))]
         self.settings.update(settings)
+        self._note_ordinary()
         self._set_breaker_reference(self.breaker_reference)
         return [SettingChanged(name, value) for name, value in settings.items()]
 
@@ -842,13 +877,16 @@ class Engine:
         self._ids.check()
 
 
-def _answer_again(order: Order, command: NewOrder) -> Duplicate | Rejected:
+def _prints(events: list[Event]) -> list[int]:
+    return [event.price for event in events if isinstance(event, Trade)]
+
+
+def _answer_again(order: Order, entered: NewOrder, command: NewOrder) -> Duplicate | Rejected:
     """R14: the same command is answered with the order's present state; another is refused.
 
     `ts` and the session's cancel-on-disconnect mark are not what the trader ordered.
     """
-    assert order.command is not None
-    if replace(command, ts=None, cod=False) == replace(order.command, ts=None, cod=False):
+    if replace(command, ts=None, cod=False) == replace(entered, ts=None, cod=False):
         return Duplicate(order.oid, order.status, order.filled, order.remaining)
     message = f"id {command.client_id} is the id of order #{order.oid}, which is another one"
     return Rejected("duplicate_id", message, "R14")

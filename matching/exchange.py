@@ -846,7 +846,7 @@ def _ended_order(oid: int, command: NewOrder, events: Sequence[Event]) -> Order:
         if isinstance(event, Trade) and oid in (event.buy_oid, event.sell_oid):
             order.open_quantity -= event.quantity
         elif isinstance(event, Decremented) and event.oid == oid:
-            order.quantity -= event.quantity
+            order.terms = replace(order.terms, quantity=order.quantity - event.quantity)
             order.open_quantity -= event.quantity
         elif isinstance(event, Canceled) and event.oid == oid:
             order.canceled = True
