@@ -293,8 +293,12 @@ def _read_answer(row: Row, answer: str, next_tid: int) -> tuple[str, int]:
                 if tid != next_tid:
                     words += f" (the trade numbered {tid} should be {next_tid})"
                 next_tid += 1
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        return f"not an answer ({type(error).__name__}: {error}): {answer[:200]}", next_tid
+    except msgspec.DecodeError as error:
+        return f"not JSON ({error}): {answer[:200]}", next_tid
+    except KeyError as error:
+        return f"not an answer ({error} is missing): {answer[:200]}", next_tid
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return f"not an answer ({error}): {answer[:200]}", next_tid
     return words, next_tid
 
 
@@ -337,11 +341,13 @@ def play_all(scenarios: Sequence[Scenario], command: Sequence[str], *, seconds: 
     """
     report = Report()
     hopeless = 0
-    engine = EngineProcess(command, seconds=seconds)
+    engine: EngineProcess | None = None
     try:
         for scenario in scenarios:
             if hopeless == PATIENCE:
                 break
+            if engine is None:
+                engine = EngineProcess(command, seconds=seconds)
             report.played[scenario.rule] += 1
             try:
                 failure = play(scenario, engine)
@@ -350,13 +356,14 @@ def play_all(scenarios: Sequence[Scenario], command: Sequence[str], *, seconds: 
                 print(*failed.__notes__, flush=True)
                 hopeless += failed.is_hopeless
                 engine.end()
-                engine = EngineProcess(command, seconds=seconds)
+                engine = None
             else:
                 if failure is not None:
                     report.failed[scenario.rule] += 1
                     print(failure, flush=True)
     finally:
-        engine.end()
+        if engine is not None:
+            engine.end()
     print(report)
     left = len(scenarios) - report.played.total()
     if left:

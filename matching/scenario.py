@@ -145,8 +145,8 @@ def agrees(expected: str, found: str) -> bool:
     return expected == found
 
 
-# Answers in words. They come from engines that may be anybody's: a KeyError, TypeError or
-# ValueError here says that an answer has not the form that it must have.
+# Answers in words. They come from engines that may be anybody's: a LookupError, TypeError,
+# AttributeError or ValueError here says that an answer has not the form that it must have.
 
 _WORDS = {
     "accepted": "#{oid} accepted",
@@ -172,8 +172,10 @@ def event_words(event: Mapping[str, Any]) -> str:
         case "limit":
             owner = "*" if event["owner"] is None else event["owner"]
             return f"limit {owner} {event['name']} {event['value']}"
-        case kind:
+        case kind if kind in _WORDS:
             return _WORDS[kind].format_map(event)
+        case unknown:
+            raise ValueError(f"no event is called {unknown!r}")
 
 
 def _trade_words(trade: Mapping[str, Any]) -> str:

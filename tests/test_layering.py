@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
-    "order events protocol signing book engine records journal recovery session exchange"
+    "order events account auction book clientids limits settings stops protocol signing engine records journal recovery session exchange"
     " marketdata deadman fanout client ports disk config exits pidfile groupcommit server"
     " realtime httphandlers matchingserver"
 )
@@ -36,18 +36,28 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.config": _matching("exits"),
     "matching.disk": _matching("ports"),
     "matching.events": _matching("order"),
-    "matching.book": _matching("order"),
+    "matching.auction": (),
+    "matching.settings": _matching("order"),
+    "matching.limits": _matching("order"),
+    "matching.account": _matching("order limits book"),  # book: for the types of its places only
+    "matching.book": _matching("order account"),
+    "matching.stops": _matching("order account"),
+    "matching.clientids": _matching("order account"),
     "matching.protocol": _matching("order events"),
     "matching.signing": _matching("order events protocol"),
     "matching.scenario": _matching("events protocol"),
-    "matching.engine": _matching("order events book"),
+    "matching.conformance": _matching("order events protocol engine scenario"),
+    "matching.engine": _matching(
+        "order events account auction book clientids limits settings stops"
+    ),
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),
     "matching.marketdata": _matching("order events"),
     "matching.recovery": _matching("order events protocol ports records journal engine book"),
     "matching.session": _matching("order protocol signing"),
     "matching.exchange": _matching(
-        "order events protocol signing ports book engine journal recovery session marketdata"
+        "order events protocol signing ports account engine journal limits recovery session"
+        " marketdata"
     ),
     "matching.client": _matching("order protocol signing config exits"),
     "matching.deadman": (),
@@ -105,8 +115,8 @@ LIBRARY_ROOMS = {
 }
 
 # The core is handed its time, dice, disk and threads, so that a simulation can hand it bad ones.
-PURE = _matching("order events protocol signing book engine records journal recovery session")
-PURE += _matching("exchange marketdata")
+PURE = _matching("order events account auction book clientids limits settings stops engine")
+PURE += _matching("protocol signing records journal recovery session exchange marketdata")
 IMPURE_MODULES = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
 IMPURE_MODULES |= {"asyncio", "socket", "subprocess", "concurrent"}
 TIME_TEXT_ONLY = {"matching.marketdata": {"datetime"}, "matching.exchange": {"datetime"}}
