@@ -147,10 +147,15 @@ class Engine:
 
     # Reading
 
-    def order(self, oid: int) -> Order | None:
-        """The order, while it is open or R14 remembers its client id."""
-        for account in self._accounts.values():
-            order = account.orders.get(oid)
+    def order(self, oid: int, *, owner: int | None = None) -> Order | None:
+        """The order, while it is open or R14 remembers its client id.
+
+        Whoever names its owner need not have all owners asked.
+        """
+        owners = self._accounts if owner is None else (owner,)
+        for each in owners:
+            account = self._accounts.get(each)
+            order = account.orders.get(oid) if account is not None else None
             if order is not None:
                 return order
         return self._ids.by_oid.get(oid)

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from matching import protocol
 from matching.account import Account, Order
+from matching.engine import Engine
 from matching.events import (
     Accepted,
     Amended,
@@ -209,6 +210,7 @@ class Exchange:
         self._batch = Batch()
         self._trades: list[JsonObject] = []
         self._phase_before = engine.phase
+        self._indicative_before = _indicative(engine)
         self._is_sealed = True
         self.feed = _feed_of(recovered)
 
@@ -428,8 +430,16 @@ class Exchange:
         phase = self._engine.phase
         changed = phase if phase is not self._phase_before else None
         self._phase_before = phase
-        levels = self._engine.book.take_changed_levels()
-        return Changes(seq=seq, levels=levels, trades=trades, phase=changed)
+        indicative = _indicative(self._engine)
+        is_new = indicative != self._indicative_before
+        self._indicative_before = indicative
+        return Changes(
+            seq=seq,
+            levels=self._engine.book.take_changed_levels(),
+            trades=trades,
+            phase=changed,
+            indicative=indicative if is_new else msgspec.UNSET,
+        )
 
     def _now(self) -> int:
         # The engine's time too: it has seen rejected commands, which the journal has not.
@@ -542,7 +552,7 @@ class Exchange:
         self._is_sealed = False
         if isinstance(command, NewOrder):
             self.orders += 1
-            order = self._engine.order(oid)
+            order = self._engine.order(oid, owner=command.owner)
             self._open[oid] = order if order is not None else _ended_order(oid, command, events)
             if len(events) == 1 and not self._watchers:
                 # It rests or waits, and nobody else is to know: most orders end here.
@@ -672,7 +682,7 @@ class Exchange:
             self._deliver(session.recipient, Reply(req, self._refusal(denied, self._now())))
             return
         if oid is not None:
-            order = self._engine.order(oid)
+            order = self._open.get(oid) or self._engine.order(oid, owner=owner)
         else:
             order = self._engine.find(owner if owner is not None else HOUSE, client_id or "")
         if order is None or (owner is not None and order.owner != owner):
@@ -817,8 +827,29 @@ def _feed_of(recovered: Recovered) -> Feed:
     engine.book.take_changed_levels()
     levels = [(side, *level) for side in Side for level in engine.book.levels(side)]
     trades = [_public_trade(past.trade, past.seq, past.time) for past in recovered.trades]
-    feed.apply(Changes(seq=recovered.journal.seq, levels=levels, trades=trades))
+    feed.apply(
+        Changes(
+            seq=recovered.journal.seq,
+            levels=levels,
+            trades=trades,
+            indicative=_indicative(engine),
+        )
+    )
     return feed
+
+
+def _indicative(engine: Engine) -> JsonObject | None:
+    """What an auction would uncross at now, while there is one (R10, PROTOCOL §4)."""
+    if engine.phase is not Phase.AUCTION:
+        return None
+    uncross = engine.indicative()
+    if uncross is None:
+        return None
+    return {
+        "price": format_price(uncross.price),
+        "volume": uncross.volume,
+        "surplus": uncross.surplus,
+    }
 
 
 def _answer_about(order: Order, events: Sequence[Event], *, seq: int | None = None) -> Answer:

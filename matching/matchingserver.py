@@ -208,8 +208,6 @@ def _options(arguments: argparse.Namespace) -> Options:
     """The checked options; Fatal for those that do not go together."""
     if arguments.demo and not _is_loopback(arguments.host):
         raise Fatal(ExitCode.CONFIGURATION, f"--demo is for loopback only, not {arguments.host}")
-    if arguments.phase is Phase.AUCTION:
-        raise Fatal(ExitCode.CONFIGURATION, "a call auction is not offered by this engine yet")
     return Options(
         ticker=arguments.ticker,
         port=arguments.port,

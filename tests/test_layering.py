@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
-    "order events account auction book clientids limits settings stops protocol signing engine records journal recovery session exchange"
-    " marketdata deadman fanout client ports disk config exits pidfile groupcommit server"
-    " realtime httphandlers matchingserver"
+    "order events account auction book clientids limits settings stops protocol signing engine"
+    " records journal recovery session exchange marketdata deadman fanout client ports disk config"
+    " exits pidfile groupcommit server realtime httphandlers matchingserver"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 

@@ -1,28 +1,47 @@
-"""The order book: queues, ladders, changed levels, waiting stops, and a check that finds damage."""
+"""The order book: queues, ladders, icebergs, changed levels, and a check that finds damage."""
 
 import random
 
 import pytest
+from msgspec.structs import replace
 
-from matching.book import Level, Order, OrderBook, WaitingStops
+from matching.account import Account, Order
+from matching.book import Level, OrderBook
+from matching.limits import UNLIMITED
 from matching.order import NewOrder, Side, Status
 
 
-def order(
-    oid: int, side: Side, price: int, *, quantity: int = 10, stop: int = 0, owner: int = 1
-) -> Order:
-    command = NewOrder(
-        ticker="intc", owner=owner, side=side, quantity=quantity, price=price, stop=stop
-    )
-    return Order(oid, command)
+def order(oid: int, side: Side, price: int, *, quantity: int = 10, peak: int = 0) -> Order:
+    command = NewOrder(ticker="intc", owner=1, side=side, quantity=quantity, price=price, peak=peak)
+    return Order(oid, Account(1, limits=UNLIMITED), command)
 
 
-def book_with(*orders: Order) -> OrderBook:
-    book = OrderBook()
-    for resting in orders:
-        book.side(resting.side).add(resting)
-        book.check()
-    return book
+class Book(OrderBook):
+    """A book that can be asked for its orders by number."""
+
+    def __init__(self, *orders: Order) -> None:
+        super().__init__()
+        for resting in orders:
+            self.side(resting.side).add(resting)
+            self.check()
+
+    @property
+    def orders(self) -> dict[int, Order]:
+        return {
+            resting.oid: resting for side in Side for level in self.side(side) for resting in level
+        }
+
+    def fill(self, oid: int, quantity: int) -> Order:
+        """So much of an order trades."""
+        resting = self.orders[oid]
+        assert resting.level is not None
+        self.side(resting.side).fill(resting, resting.level, quantity)
+        self.check()
+        return resting
+
+
+def book_with(*orders: Order) -> Book:
+    return Book(*orders)
 
 
 def queue(level: Level | None) -> list[int]:
@@ -94,28 +113,75 @@ def test_the_next_price_is_best_when_the_best_level_goes_and_a_better_one_when_i
 
 def test_a_fill_shrinks_order_and_level_and_removes_what_is_filled() -> None:
     book = book_with(order(1, Side.SELL, 100), order(2, Side.SELL, 100, quantity=5))
-    first = book.orders[1]
-    book.asks.fill(first, 4)
-    book.check()
+    first = book.fill(1, 4)
     assert book.levels(Side.SELL) == [(100, 11, 2)]
     assert (first.filled, first.open_quantity, first.status) == (4, 6, Status.PARTIALLY_FILLED)
-    book.asks.fill(first, 6)
-    book.check()
+    book.fill(1, 6)
     assert book.levels(Side.SELL) == [(100, 5, 1)]
     assert (first.filled, first.remaining, first.status) == (10, 0, Status.FILLED)
     assert 1 not in book.orders
 
 
-def test_a_reduction_takes_off_the_total_and_is_no_fill() -> None:
+def test_a_reduction_takes_off_what_is_open_and_at_nothing_the_order_leaves() -> None:
     book = book_with(order(1, Side.BUY, 100))
     reduced = book.orders[1]
     book.bids.reduce(reduced, 4)
     book.check()
-    assert (reduced.quantity, reduced.filled, reduced.open_quantity) == (6, 0, 6)
+    assert reduced.open_quantity == 6
     assert book.levels(Side.BUY) == [(100, 6, 1)]
     book.bids.reduce(reduced, 6)
     book.check()
     assert book.levels(Side.BUY) == []
+
+
+def test_r9_a_used_up_peak_comes_again_behind_all_others_at_its_price() -> None:
+    book = book_with(
+        order(1, Side.SELL, 100, quantity=25, peak=10),
+        order(2, Side.SELL, 100, quantity=7),
+    )
+    assert book.levels(Side.SELL) == [(100, 17, 2)]
+    assert list(book.asks.quantities()) == [(100, 32)]
+    iceberg = book.fill(1, 10)
+    assert queue(book.asks.level(100)) == [2, 1]
+    assert (iceberg.open_quantity, iceberg.shown, iceberg.hidden) == (15, 10, 5)
+    book.fill(2, 7)
+    book.fill(1, 10)
+    assert (iceberg.open_quantity, iceberg.shown, iceberg.hidden) == (5, 5, 0)
+    book.fill(1, 5)
+    assert (iceberg.status, len(book.asks)) == (Status.FILLED, 0)
+
+
+def test_r9_a_peak_comes_again_in_front_where_there_are_no_others() -> None:
+    book = book_with(order(1, Side.BUY, 100, quantity=30, peak=10))
+    book.fill(1, 10)
+    assert queue(book.bids.level(100)) == [1]
+    assert book.levels(Side.BUY) == [(100, 10, 1)]
+
+
+def test_r6_a_reduction_takes_the_hidden_part_first_and_refills_nothing() -> None:
+    book = book_with(order(1, Side.BUY, 100, quantity=30, peak=10))
+    iceberg = book.fill(1, 4)
+    book.bids.reduce(iceberg, 15)
+    book.check()
+    assert (iceberg.shown, iceberg.hidden) == (6, 5)
+    book.bids.reduce(iceberg, 8)
+    book.check()
+    assert (iceberg.shown, iceberg.hidden) == (3, 0)
+
+
+def test_r10_an_iceberg_that_traded_in_an_auction_shows_a_full_peak_in_its_old_place() -> None:
+    book = book_with(
+        order(1, Side.BUY, 100, quantity=30, peak=10),
+        order(2, Side.BUY, 100, quantity=5),
+    )
+    iceberg = book.fill(1, 4)
+    book.bids.uncross(iceberg, 12)
+    book.check()
+    assert (iceberg.open_quantity, iceberg.shown, iceberg.hidden) == (14, 10, 4)
+    assert queue(book.bids.level(100)) == [1, 2]
+    book.bids.uncross(iceberg, 6)
+    book.check()
+    assert (iceberg.open_quantity, iceberg.shown, iceberg.hidden) == (8, 8, 0)
 
 
 def test_changed_levels_are_the_present_ones_best_first_and_told_once() -> None:
@@ -132,7 +198,7 @@ def test_changed_levels_are_the_present_ones_best_first_and_told_once() -> None:
         (Side.SELL, 102, 10, 1),
     ]
     assert book.take_changed_levels() == []
-    book.asks.fill(book.orders[4], 3)
+    book.fill(4, 3)
     book.bids.reduce(book.orders[1], 1)
     book.bids.remove(book.orders[2])
     book.asks.remove(book.orders[3])
@@ -145,13 +211,13 @@ def test_changed_levels_are_the_present_ones_best_first_and_told_once() -> None:
     ]
 
 
-def test_an_order_that_rests_nowhere_cannot_be_removed_or_filled() -> None:
+def test_an_order_that_rests_nowhere_cannot_be_removed() -> None:
     book = book_with(order(1, Side.BUY, 100))
     for stranger in (order(2, Side.BUY, 100), order(1, Side.BUY, 100)):
         with pytest.raises(AssertionError, match="does not rest"):
             book.bids.remove(stranger)
         with pytest.raises(AssertionError, match="does not rest"):
-            book.bids.fill(stranger, 1)
+            book.bids.reduce(stranger, 1)
     book.check()
 
 
@@ -171,32 +237,14 @@ def test_a_book_of_many_orders_agrees_with_a_sorted_list() -> None:
     assert [resting for level in book.bids for resting in level] == by_priority
 
 
-def test_the_nearest_stops_run_first_buys_from_below_sells_from_above() -> None:
-    stops = WaitingStops()
-    for waiting in (
-        order(1, Side.BUY, 0, stop=102),
-        order(2, Side.BUY, 0, stop=101),
-        order(3, Side.SELL, 0, stop=99),
-        order(4, Side.SELL, 0, stop=100),
-        order(5, Side.BUY, 0, stop=101),
-        order(6, Side.BUY, 0, stop=103),
-    ):
-        stops.add(waiting)
-    stops.check(None)
-    elected = stops.take_elected(low=99, high=102)
-    assert [waiting.oid for waiting in elected] == [2, 4, 3, 5, 1]
-    assert list(stops.orders) == [6]
-    stops.check(102)
-    with pytest.raises(AssertionError):
-        stops.check(103)
-
-
 def test_check_finds_a_level_whose_quantity_is_wrong() -> None:
     book = book_with(order(1, Side.BUY, 100))
     level = book.bids.best
     assert level is not None
     level.quantity += 1
-    with pytest.raises(AssertionError, match=r"0\.01: 11, 1 of \[#1 1:buy 10 of 10@0\.01 open\]"):
+    with pytest.raises(
+        AssertionError, match=r"0\.01: 11 and 0 hidden, 1 of \[#1 1:buy 10 of 10@0\.01 open\]"
+    ):
         book.check()
 
 
@@ -209,24 +257,21 @@ def test_check_finds_a_level_whose_count_is_wrong() -> None:
         book.check()
 
 
-def test_check_finds_an_order_that_the_index_lacks_or_has_too_many() -> None:
-    book = book_with(order(1, Side.BUY, 100))
-    book.orders[2] = order(2, Side.BUY, 100)
-    with pytest.raises(AssertionError, match="2 indexed, 1 queued"):
-        book.check()
-    book.orders.clear()
-    with pytest.raises(AssertionError, match="not indexed"):
-        book.check()
-
-
 def test_check_finds_an_order_at_another_price_or_side() -> None:
     book = book_with(order(1, Side.BUY, 100))
-    book.orders[1].price = 101
-    with pytest.raises(AssertionError, match=r"0\.01: 10, 1 of"):
+    resting = book.orders[1]
+    resting.terms = replace(resting.terms, price=101)
+    with pytest.raises(AssertionError, match=r"0\.01: 10 and 0 hidden, 1 of"):
         book.check()
-    book.orders[1].price = 100
-    book.orders[1].side = Side.SELL
+    resting.terms = replace(resting.terms, price=100, side=Side.SELL)
     with pytest.raises(AssertionError, match="among the buys"):
+        book.check()
+
+
+def test_check_finds_a_hidden_part_that_the_level_does_not_know() -> None:
+    book = book_with(order(1, Side.BUY, 100, quantity=30, peak=10))
+    book.orders[1].hidden -= 1
+    with pytest.raises(AssertionError, match="10 and 20 hidden"):
         book.check()
 
 

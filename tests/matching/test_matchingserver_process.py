@@ -226,7 +226,6 @@ def test_a_damaged_journal_is_refused_with_the_byte_and_left_as_it_is(tmp_path: 
         ("", ("-f", "/nowhere/intc.log"), "cannot open"),
         ("", ("-f", "/nowhere/intc.durable"), "name of a mark"),
         ("", ("--demo", "--host", "0.0.0.0"), "loopback only"),
-        ("", ("--phase", "auction"), "not offered"),
         ("", ("--host", "192.0.2.1"), "cannot listen"),
     ],
 )
