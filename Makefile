@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench stop clean
+.PHONY: demo test check nightly bench stop clean
 
 demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
@@ -16,6 +16,11 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy matching robot log2db app scripts
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+# The engine against the reference engine, on many more streams of commands than a test run has time for.
+nightly: export EMTE_STREAMS ?= 10000
+nightly: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/matching/test_engine_reference.py $(ARGS)
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)

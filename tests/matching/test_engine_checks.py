@@ -1,7 +1,9 @@
 """What a new order must satisfy, and "Order of checks": a command has one answer."""
 
 import pytest
+from msgspec.structs import replace
 
+from matching.account import Order
 from matching.engine import Engine
 from tests.matching.trading_tables import Trading, check
 
@@ -129,26 +131,26 @@ def test_a_rejected_command_changes_nothing() -> None:
 
 def test_engine_check_finds_a_crossed_book() -> None:
     engine = _engine_with("1:buy intc 10@50.10", "1:sell intc 10@50.20")
-    crossing = engine.book.orders[2]
+    crossing = _open(engine, 2)
     engine.book.asks.remove(crossing)
-    crossing.price = 500_000
+    crossing.terms = replace(crossing.terms, price=500_000)
     engine.book.asks.add(crossing)
     with pytest.raises(AssertionError, match=r"crossed: bids 10@50\.10; asks 10@50\.00"):
         engine.check()
 
 
-def test_engine_check_finds_an_order_its_owner_does_not_have() -> None:
+def test_engine_check_finds_an_order_that_neither_rests_nor_waits() -> None:
     engine = _engine_with("1:buy intc 10@50.10")
-    engine.book.bids.remove(engine.book.orders[1])
-    with pytest.raises(AssertionError, match="1 orders of owners, 0 open"):
+    engine.book.bids.remove(_open(engine, 1))
+    with pytest.raises(AssertionError, match="is lost"):
         engine.check()
 
 
 def test_engine_check_finds_a_market_order_at_rest() -> None:
     engine = _engine_with("1:buy intc 10@50.10")
-    resting = engine.book.orders[1]
+    resting = _open(engine, 1)
     engine.book.bids.remove(resting)
-    resting.price = 0
+    resting.terms = replace(resting.terms, price=0)
     engine.book.bids.add(resting)
     with pytest.raises(AssertionError, match="rests"):
         engine.check()
@@ -166,3 +168,9 @@ def _engine_with(*texts: str) -> Engine:
     for text in texts:
         trading.play(text)
     return trading.engine
+
+
+def _open(engine: Engine, oid: int) -> Order:
+    order = engine.order(oid)
+    assert order is not None
+    return order

@@ -10,7 +10,7 @@
 A row that begins with one of `QUESTIONS` asks for the state instead. `nothing` on the right means a
 command that succeeds without an event; what stands after a reject's code and colon is its message,
 and may be left out; a row without a left side goes on with the right side above it; `#` begins a
-comment line.
+comment line. The clock stands still, but for lines like `+1.5s`.
 
 Every command is parsed by the protocol, and applied to the engine and to the reference engine,
 which must agree. After every row the engine checks itself, and the account book kept here from the
@@ -18,7 +18,7 @@ events alone must agree with it: shares, cash, every order's quantity, the level
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from matching import protocol
 from matching.account import Order
@@ -26,6 +26,7 @@ from matching.clientids import REMEMBERED_IDS
 from matching.engine import Engine
 from matching.events import (
     Accepted,
+    Amended,
     Canceled,
     Decremented,
     Duplicate,
@@ -33,32 +34,46 @@ from matching.events import (
     Rejected,
     Trade,
 )
-from matching.order import Command, Login, NewOrder, Side, format_price
+from matching.order import HOUSE, PRICE_SCALE, Command, Login, NewOrder, Phase, Side, format_price
 from matching.scenario import event_as_json, event_words, read_rows, rejection_words
 from tests.reference import ReferenceEngine, ReferenceOrder
+
+REFERENCE = 1_000_000
+"""The reference price of every product in the tables."""
 
 
 def check(table: str, *, tick: int = 100, lot: int = 1) -> None:
     """Play the table on a new product; AssertionError shows the first row that differs."""
     trading = Trading(tick=tick, lot=lot)
     played: list[str] = []
+    begin = trading.time
     for row in read_rows(table):
         left, expected = row.left, row.expected
+        trading.time = begin + row.at
         found = trading.play(left, with_messages="rejected" in expected and ":" in expected)
         played.append(f"{left} | {found}")
         assert found == expected, "\n".join([*played, f"{'expected':>{len(left)}} | {expected}"])
 
 
 class Trading:
-    """A product under test: the engine, the reference beside it, and an account book."""
+    """A product under test: the engine, the reference beside it, and an account book.
+
+    `time` is the clock in microseconds; `played` are the rows so far, to be read as a table.
+    """
 
     def __init__(
-        self, *, tick: int = 100, lot: int = 1, remembered_ids: int = REMEMBERED_IDS
+        self,
+        *,
+        tick: int = 100,
+        lot: int = 1,
+        phase: Phase = Phase.CONTINUOUS,
+        remembered_ids: int = REMEMBERED_IDS,
     ) -> None:
-        self.engine = Engine("intc", tick=tick, lot=lot)
-        self.reference = ReferenceEngine(tick=tick, lot=lot, remembered_ids=remembered_ids)
+        self.engine = Engine("intc", tick=tick, lot=lot, reference=REFERENCE, phase=phase)
+        self.reference = ReferenceEngine(tick, lot, REFERENCE, remembered_ids, phase)
         self.accounts = AccountBook()
-        self._time = 1_700_000_000_000_000
+        self.time = 1_700_000_000_000_000
+        self.played: list[str] = []
 
     def play(self, left: str, *, with_messages: bool = False) -> str:
         """A row's right side, from its left."""
@@ -66,29 +81,82 @@ class Trading:
         if name in QUESTIONS:
             return QUESTIONS[name](self.engine, argument)
         events = self.apply(command_of(left))
-        return "; ".join(event_text(event, with_messages) for event in events) or "nothing"
+        return _words(events, with_messages)
 
     def apply(self, command: Command) -> Sequence[Event]:
         """The engine's events, once everything that can be compared has been."""
-        self._time += 20_000
         before = state_of(self.engine)
-        events = self.engine.apply(command, self._time)
-        assert _without_messages(events) == self.reference.apply(command)
+        expected = self.reference.apply(command, self.time)
+        self.played.append(f"{protocol.format(command)} | {_words(expected)}")
+        events = self.engine.apply(command, self.time)
+        assert _without_messages(events) == expected, f"the engine: {_words(events, True)}"
         if any(isinstance(event, Rejected | Duplicate) for event in events):
             assert len(events) == 1
             assert state_of(self.engine) == before, "a refused command changed something"
         self.engine.check()
-        assert orders_of(self.engine) == [
-            _reference_state(order) for order in self.reference.open_orders()
-        ]
-        assert queues_of(self.engine) == [
-            [order.oid for order in self.reference.resting(side)] for side in Side
-        ]
-        assert self.engine.last == self.reference.last
-        assert self.engine.phase is self.reference.phase
+        self._compare()
         self.accounts.enter(command, events)
         self.accounts.compare(self.engine)
         return events
+
+    def wait(self, microseconds: int) -> None:
+        """Let the clock go on."""
+        self.time += microseconds
+        if microseconds:
+            self.played.append(f"+{microseconds / 1_000_000:.6f}s")
+
+    def _compare(self) -> None:
+        """All the state that both engines have."""
+        engine, reference = self.engine, self.reference
+        assert orders_of(engine) == [reference_state(order) for order in reference.open_orders()]
+        for side in Side:
+            resting = reference.resting(side)
+            assert queue_of(engine, side) == [(order.oid, order.shown) for order in resting]
+            assert engine.book.levels(side) == [
+                (price, sum(order.shown for order in orders), len(orders))
+                for price, orders in _by_price(resting).items()
+            ]
+        assert engine.last == reference.last
+        assert engine.phase is reference.phase
+        assert engine.breaker_reference == reference.breaker_reference
+        assert (engine.next_oid, engine.next_tid) == (
+            len(reference.orders) + 1,
+            len(reference.trades) + 1,
+        )
+        assert {name: value for name, value in engine.settings.items() if value} == {
+            name: value for name, value in reference.settings.items() if value
+        }
+        found, indicative = engine.indicative(), reference.indicative()
+        assert indicative == (found and (found.price, found.volume, found.surplus))
+        for owner in {order.owner for order in reference.orders}:
+            assert engine.position(owner) == reference.position(owner)
+        self._compare_limits()
+        self._compare_ids()
+
+    def _compare_limits(self) -> None:
+        owners = {owner for owner, _ in self.reference.limits}
+        for owner in owners | {order.owner for order in self.reference.orders}:
+            if owner == HOUSE:
+                continue
+            in_force = self.engine.limits.product
+            if owner is not None:
+                in_force = in_force | self.engine.limits.exceptions.get(owner, {})
+            for name, value in in_force.items():
+                scale = 1 if name == "max_notional" else PRICE_SCALE
+                assert value * scale == self.reference.limit(owner, name), (owner, name)
+
+    def _compare_ids(self) -> None:
+        """Finished orders too, as long as R14 remembers them."""
+        for owner, client_id in {
+            (order.owner, order.asked.client_id) for order in self.reference.orders
+        }:
+            found = self.engine.find(owner, client_id)
+            known = self.reference.known_by_id(owner, client_id) if client_id else None
+            if known is None:
+                assert found is None, f"{found!r} is remembered"
+                continue
+            assert found is not None, f"#{known.oid} is forgotten"
+            assert order_state(found) == reference_state(known)
 
 
 class AccountBook:
@@ -96,6 +164,7 @@ class AccountBook:
 
     def __init__(self) -> None:
         self.open: dict[int, int] = {}
+        self.filled: defaultdict[int, int] = defaultdict(int)
         self.shares: defaultdict[int, int] = defaultdict(int)
         self.cash: defaultdict[int, int] = defaultdict(int)
         self.levels: dict[tuple[Side, int], tuple[int, int]] = {}
@@ -111,8 +180,12 @@ class AccountBook:
                 self.shares[event.seller] -= event.quantity
                 self.cash[event.buyer] -= value
                 self.cash[event.seller] += value
-                self.open[event.buy_oid] -= event.quantity
-                self.open[event.sell_oid] -= event.quantity
+                for oid in (event.buy_oid, event.sell_oid):
+                    self.open[oid] -= event.quantity
+                    self.filled[oid] += event.quantity
+            elif isinstance(event, Amended):
+                if event.quantity > self.filled[event.oid]:
+                    self.open[event.oid] = event.quantity - self.filled[event.oid]
             elif isinstance(event, Decremented):
                 self.open[event.oid] -= event.quantity
             elif isinstance(event, Canceled):
@@ -151,6 +224,10 @@ def event_text(event: Event, with_messages: bool) -> str:
     return event_words(event_as_json(event))
 
 
+def _words(events: Sequence[Event], with_messages: bool = False) -> str:
+    return "; ".join(event_text(event, with_messages) for event in events) or "nothing"
+
+
 def _without_messages(events: Sequence[Event]) -> list[Event]:
     """The reference does not write sentences; the tables say what they are."""
     return [
@@ -165,7 +242,7 @@ def _book(engine: Engine, _: str) -> str:
 
 def _orders(engine: Engine, _: str) -> str:
     """Both queues with their oids, best first: what priority is about."""
-    bids, asks = queues_of(engine)
+    bids, asks = ([oid for oid, _ in queue_of(engine, side)] for side in Side)
     return f"bids {_oids(bids)}; asks {_oids(asks)}"
 
 
@@ -225,27 +302,35 @@ def _order_text(order: Order | None) -> str:
     )
 
 
-def queues_of(engine: Engine) -> list[list[int]]:
-    """The oids of the bids and of the asks, in the order in which they trade."""
-    return [[order.oid for level in engine.book.side(side) for order in level] for side in Side]
+def _by_price(orders: Iterable[ReferenceOrder]) -> dict[int, list[ReferenceOrder]]:
+    levels: defaultdict[int, list[ReferenceOrder]] = defaultdict(list)
+    for order in orders:
+        levels[order.price].append(order)
+    return levels
+
+
+def queue_of(engine: Engine, side: Side) -> list[tuple[int, int]]:
+    """(oid, shown quantity) of the side's orders, in the order in which they trade."""
+    return [(order.oid, order.shown) for level in engine.book.side(side) for order in level]
 
 
 def orders_of(engine: Engine) -> list[tuple[object, ...]]:
     """Everything about every open order, in oid order."""
-    return [
-        (
-            *(order.oid, order.owner, order.side, order.price, order.stop),
-            *(order.quantity, order.filled, order.remaining, order.status),
-            *(order.tif, order.stp, order.post, order.peak, order.client_id, order.cod),
-        )
-        for order in engine.open_orders()
-    ]
+    return [order_state(order) for order in engine.open_orders()]
 
 
-def _reference_state(order: ReferenceOrder) -> tuple[object, ...]:
+def order_state(order: Order) -> tuple[object, ...]:
+    return (
+        *(order.oid, order.owner, order.side, order.price, order.stop),
+        *(order.quantity, order.filled, order.remaining, order.status),
+        *(order.tif, order.stp, order.post, order.peak, order.client_id, order.cod),
+    )
+
+
+def reference_state(order: ReferenceOrder) -> tuple[object, ...]:
     asked = order.asked
     return (
-        *(order.oid, asked.owner, asked.side, asked.price, order.stop),
+        *(order.oid, order.owner, order.side, order.price, order.stop),
         *(order.total, order.filled, order.remaining, order.status),
         *(asked.tif, asked.stp, asked.post, asked.peak, asked.client_id, asked.cod),
     )
@@ -255,6 +340,9 @@ def state_of(engine: Engine) -> tuple[object, ...]:
     """What a refused command must leave as it was."""
     return (
         orders_of(engine),
-        queues_of(engine),
-        *(engine.phase, engine.last, engine.next_oid, engine.next_tid),
+        [queue_of(engine, side) for side in Side],
+        *(engine.phase, engine.last, engine.next_oid, engine.next_tid, engine.breaker_reference),
+        dict(engine.settings),
+        dict(engine.limits.product),
+        {owner: dict(own) for owner, own in engine.limits.exceptions.items()},
     )
