@@ -9,9 +9,12 @@ state after each command.
 A run tries `EMTE_STREAMS` streams (300); `make nightly` tries 10,000. A failure ends with the
 shortest stream that fails, as the table of `tests.matching.trading_tables`; the last row is what
 the reference answers.
+
+The scenarios, which were written by hand, say what both must answer.
 """
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from matching import clientids
+from matching.conformance import SCENARIOS
 from matching.order import (
     Amend,
     Cancel,
@@ -35,8 +39,10 @@ from matching.order import (
     SetPhase,
     Side,
     TimeInForce,
+    parse_price,
 )
-from tests.matching.trading_tables import Trading
+from matching.scenario import is_question, read_scenarios
+from tests.matching.trading_tables import Trading, command_of
 
 STREAM_COUNT = int(os.environ.get("EMTE_STREAMS", "300"))
 
@@ -294,3 +300,19 @@ def _aimed(step: Step, trading: Trading) -> Command | None:
             order = targets[step.nth % len(targets)]
             return replace(command, oid=order.oid, owner=order.owner)
     return command
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.txt")), ids=lambda path: path.stem)
+def test_the_reference_answers_the_scenarios_like_the_engine(path: Path) -> None:
+    for scenario in read_scenarios(path.read_text(encoding="utf-8"), file=path.name):
+        trading = Trading(
+            tick=parse_price(scenario.product["tick"]),
+            lot=int(scenario.product["lot"]),
+            reference=parse_price(scenario.product["reference"]),
+        )
+        begin = trading.time
+        for row in scenario.rows:
+            if is_question(row.left) or row.left == "again" or "bad_syntax" in row.expected:
+                continue
+            trading.time = begin + row.at
+            trading.apply(command_of(row.left))

@@ -38,9 +38,6 @@ from matching.order import HOUSE, PRICE_SCALE, Command, Login, NewOrder, Phase, 
 from matching.scenario import event_as_json, event_words, read_rows, rejection_words
 from tests.reference import ReferenceEngine, ReferenceOrder
 
-REFERENCE = 1_000_000
-"""The reference price of every product in the tables."""
-
 
 def check(table: str, *, tick: int = 100, lot: int = 1) -> None:
     """Play the table on a new product; AssertionError shows the first row that differs."""
@@ -66,11 +63,12 @@ class Trading:
         *,
         tick: int = 100,
         lot: int = 1,
+        reference: int = 1_000_000,
         phase: Phase = Phase.CONTINUOUS,
         remembered_ids: int = REMEMBERED_IDS,
     ) -> None:
-        self.engine = Engine("intc", tick=tick, lot=lot, reference=REFERENCE, phase=phase)
-        self.reference = ReferenceEngine(tick, lot, REFERENCE, remembered_ids, phase)
+        self.engine = Engine("intc", tick=tick, lot=lot, reference=reference, phase=phase)
+        self.reference = ReferenceEngine(tick, lot, reference, remembered_ids, phase)
         self.accounts = AccountBook()
         self.time = 1_700_000_000_000_000
         self.played: list[str] = []
