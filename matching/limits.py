@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from matching.order import HOUSE, PRICE_SCALE
+from matching.order import HOUSE, PRICE_SCALE, format_price
 
 OFF = 10**18
 """What a limit that is off is compared as: nothing is larger."""
@@ -28,6 +28,7 @@ DEFAULTS = {
 """The limits of a product that sets none; `max_notional` is money in ten-thousandths."""
 
 MONEY = frozenset({"max_notional"})
+_MONEY_END = 10**9 * PRICE_SCALE  # a price has nine digits: more could be written, and never read
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,8 @@ def read_limit(name: str, value: int | None, *, is_of_owner: bool) -> int | None
     if value < 0:
         raise BadLimit(f"{name} cannot be below 0")
     if name in MONEY:
+        if value >= _MONEY_END:
+            raise BadLimit(f"{name} is a price, below {format_price(_MONEY_END)}")
         return value
     if value % PRICE_SCALE:
         raise BadLimit(f"{name} is a whole number")
