@@ -435,6 +435,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if play_all(scenarios, command, seconds=options.seconds) else 1
     except OSError as error:
         parser.error(f"the engine cannot be started: {error}")
+    except KeyboardInterrupt:
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`python -m matching.conformance`: right engines pass, wrong ones fail and are told why."""
 
+import os
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from matching.conformance import SCENARIOS, Product, main
 from tests.processes import ROOT
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 PRIORITY = str(SCENARIOS / "01-priority.txt")
 PRIORITY_LINES = Path(PRIORITY).read_text(encoding="utf-8").splitlines()
@@ -244,17 +245,41 @@ def test_an_engine_that_says_something_else_the_second_time_is_not_deterministic
     assert re.search(r"found +1700000000000000 1:buy intc 1@50.001 was answered .*again", printed)
 
 
-def test_no_engine_is_left_behind(conformance: Conformance) -> None:
-    # It ignores the end of its stdin, and says on its way in which process it is.
+def _with_pid_file(conformance: Conformance, engine: list[str], ending: str = "") -> Path:
+    """The file in which the engine says in which process it runs."""
+    script, pid_file = Path(engine[-1]), conformance.folder / "pid"
+    note = f"open({str(pid_file)!r} + '.new', 'w').write(str(os.getpid()))\n"
+    note += f"os.rename({str(pid_file)!r} + '.new', {str(pid_file)!r})\n"
+    text = script.read_text(encoding="utf-8")
+    script.write_text(text.replace(HEAD, HEAD + note) + ending, encoding="utf-8")
+    return pid_file
+
+
+def _is_running(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text(encoding="utf-8")), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_an_engine_that_ignores_the_end_is_not_left_behind(conformance: Conformance) -> None:
     engine = conformance.engine(RIGHT)
-    with (conformance.folder / "engine.py").open("a", encoding="utf-8") as file:
-        file.write("\ntime.sleep(1000)\n")
-    pid_file = conformance.folder / "pid"
-    text = (conformance.folder / "engine.py").read_text(encoding="utf-8")
-    note = f"open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
-    (conformance.folder / "engine.py").write_text(text.replace(HEAD, HEAD + note))
+    pid_file = _with_pid_file(conformance, engine, "\ntime.sleep(1000)\n")
     assert conformance.run(conformance.scenarios(TWO), *engine)[0] == 0
-    assert not Path("/proc", pid_file.read_text(encoding="utf-8")).exists()
+    assert not _is_running(pid_file)
+
+
+def test_control_c_ends_the_engine_too(conformance: Conformance) -> None:
+    engine = conformance.engine("pass")
+    pid_file = _with_pid_file(conformance, engine)
+    command = [sys.executable, "-m", "matching.conformance", "--seconds", "1000", PRIORITY]
+    with subprocess.Popen([*command, *engine], cwd=ROOT, stderr=subprocess.PIPE) as running:
+        wait_until(pid_file.exists, "the engine")
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=PATIENCE_SECONDS)
+    assert (running.returncode, errors) == (1, b"")
+    assert not _is_running(pid_file)
 
 
 @pytest.mark.parametrize(
