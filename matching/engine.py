@@ -16,8 +16,8 @@ bids 50@50.25; asks -
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -127,23 +127,7 @@ class Engine:
         """
         assert at >= self.time, f"time went back from {self.time} to {at}"
         self.time = at
-        if isinstance(command, NewOrder):
-            return self._enter(command)
-        if isinstance(command, Cancel):
-            return self._cancel(command)
-        if isinstance(command, Amend):
-            return self._amend(command)
-        if isinstance(command, CancelAll):
-            return self._cancel_all(command)
-        if isinstance(command, SetPhase):
-            return self._set_phase(command)
-        if isinstance(command, ChangeSettings):
-            return self._change_settings(command)
-        if isinstance(command, ChangeLimits):
-            return self._change_limits(command)
-        if isinstance(command, RaiseKey):
-            return self._raise_key(command)
-        assert_never(command)
+        return _CARRY_OUT[type(command)](self, command)
 
     # Reading
 
@@ -428,51 +412,59 @@ class Engine:
         account, terms, oid = order.account, order.terms, order.oid
         owner, side = account.owner, terms.side
         prevents = owner != HOUSE and terms.stp is not _NONE
-        while True:
+        missing, traded, printed = order.open_quantity, 0, 0
+        tid = self.next_tid
+        while missing:
             level = opposite.best
             if level is None or level.key < limit:
-                return
+                break
             resting = level.first
             maker = resting.account
             if maker is account and prevents:
+                order.open_quantity = missing
                 self._prevent_self_trade(order, resting, events)
+                missing = order.open_quantity
                 if order.canceled:
-                    return
+                    break
                 continue
             price = level.price
-            if not self._lowest <= price <= self._highest:
-                self._halt(order, events)
-                return
-            if self.breaker_reference is None:
-                self._set_breaker_reference(price)
-            self.last = price
-            tid = self.next_tid
-            self.next_tid = tid + 1
-            quantity, missing = resting.open_quantity - resting.hidden, order.open_quantity
+            if price != printed:
+                if not self._lowest <= price <= self._highest:
+                    order.open_quantity = missing
+                    self._halt(order, events)
+                    break
+                if self.breaker_reference is None:
+                    self._set_breaker_reference(price)
+                self.last = printed = price
+            quantity = resting.open_quantity - resting.hidden
             if quantity > missing:
                 quantity = missing
-            order.open_quantity = missing - quantity
+            missing -= quantity
+            traded += quantity
             if side is _BUY:
-                account.position += quantity
-                account.open_buys -= quantity
                 maker.position -= quantity
                 maker.open_sells -= quantity
                 events.append(
                     Trade(tid, price, quantity, owner, maker.owner, oid, resting.oid, side)
                 )
             else:
-                account.position -= quantity
-                account.open_sells -= quantity
                 maker.position += quantity
                 maker.open_buys -= quantity
                 events.append(
                     Trade(tid, price, quantity, maker.owner, owner, resting.oid, oid, side)
                 )
+            tid += 1
             opposite.fill(resting, level, quantity)
             if not resting.open_quantity:
                 self._close(resting)
-            if quantity == missing:
-                return
+        self.next_tid = tid
+        order.open_quantity = missing
+        if side is _BUY:
+            account.position += traded
+            account.open_buys -= traded
+        else:
+            account.position -= traded
+            account.open_sells -= traded
 
     def _halt(self, order: Order, events: list[Event]) -> None:
         """R12's breaker: the trade that would come next does not happen, and trading halts."""
@@ -880,6 +872,18 @@ class Engine:
         printable = self._may_print(self.breaker_reference)
         assert (self._lowest, self._highest) == printable, (self._lowest, self._highest)
         self._ids.check()
+
+
+_CARRY_OUT: dict[type[Command], Callable[[Engine, Any], Sequence[Event]]] = {
+    NewOrder: Engine._enter,
+    Cancel: Engine._cancel,
+    CancelAll: Engine._cancel_all,
+    Amend: Engine._amend,
+    SetPhase: Engine._set_phase,
+    ChangeSettings: Engine._change_settings,
+    ChangeLimits: Engine._change_limits,
+    RaiseKey: Engine._raise_key,
+}
 
 
 def _prints(events: list[Event]) -> list[int]:
