@@ -4,7 +4,7 @@ Prices, quantities, owners and ids come from small ranges, so that orders meet, 
 books cross in auctions, stops cascade into the breaker, ids repeat and fall out of a memory that is
 only a few ids long. Percentages, limits and the steps of the clock come from the same small world,
 so that they are met exactly and missed by one. `Trading.apply` compares every event and the whole
-state after each command.
+state after each command; at the end the journal's lines are read again and replayed (R18).
 
 A run tries `EMTE_STREAMS` streams (300); `make nightly` tries 10,000. A failure ends with the
 shortest stream that fails, as the table of `tests.matching.trading_tables`; the last row is what
@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from matching import clientids
 from matching.conformance import SCENARIOS
+from matching.engine import Engine
 from matching.order import (
     Amend,
     Cancel,
@@ -41,8 +42,9 @@ from matching.order import (
     TimeInForce,
     parse_price,
 )
+from matching.records import CommandRecord, command_lines, parse_body
 from matching.scenario import is_question, read_scenarios
-from tests.matching.trading_tables import Trading, command_of
+from tests.matching.trading_tables import Trading, command_of, state_of
 
 STREAM_COUNT = int(os.environ.get("EMTE_STREAMS", "300"))
 
@@ -191,7 +193,9 @@ EXCEPTIONS = st.builds(
     owner=st.sampled_from([1, 1, 2, 3]),
     limits=_some_of(LIMIT_VALUES, also=st.none()),
 )
-ANY_VALUE = st.sampled_from([-10_000, -1, 0, 1, 50, 100, 9_999, 10_000, 1_000_000, 1_000_100])
+ANY_VALUE = st.sampled_from(
+    [-10_000, -1, 0, 1, 50, 100, 9_999, 10_000, 1_000_000, 1_000_100, 10**13 - 10_000, 10**13]
+)
 MISFIT_SETTINGS = st.one_of(
     st.builds(
         ChangeSettings,
@@ -277,10 +281,29 @@ def test_the_engine_and_the_reference_answer_every_stream_alike(
                 command = _aimed(step, trading)
                 if command is not None:
                     trading.apply(command)
+            _replay(trading, phase)
         except AssertionError as error:
             table = "\n".join(trading.played)
             error.add_note(f"begun in {phase}, with tick 1.00 and lot {LOT}:\n{table}")
             raise
+
+
+def _replay(trading: Trading, phase: Phase) -> None:
+    """The lines that the journal has of the stream tell the same once more, to a new engine."""
+    engine = trading.engine
+    again = Engine(
+        "intc", tick=engine.tick, lot=engine.lot, reference=engine.reference, phase=phase
+    )
+    for time, command, events in trading.journal:
+        about_one = not isinstance(command, CancelAll) and events
+        oid = getattr(events[0], "oid", 0) if about_one else 0
+        lines = command_lines(command, events, oid=oid)
+        first, *journaled = [parse_body(line, ticker="intc") for line in lines]
+        assert isinstance(first, CommandRecord), lines
+        told_by_command = len(events) - len(journaled)
+        assert journaled == list(events[told_by_command:]), lines
+        assert again.apply(first.command, time) == events, lines
+    assert state_of(again) == state_of(engine)
 
 
 def _aimed(step: Step, trading: Trading) -> Command | None:

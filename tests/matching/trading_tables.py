@@ -55,7 +55,8 @@ def check(table: str, *, tick: int = 100, lot: int = 1) -> None:
 class Trading:
     """A product under test: the engine, the reference beside it, and an account book.
 
-    `time` is the clock in microseconds; `played` are the rows so far, to be read as a table.
+    `time` is the clock in microseconds; `played` are the rows so far, to be read as a table;
+    `journal` is what was carried out: the time, the command and its events.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trading:
         self.accounts = AccountBook()
         self.time = 1_700_000_000_000_000
         self.played: list[str] = []
+        self.journal: list[tuple[int, Command, Sequence[Event]]] = []
 
     def play(self, left: str, *, with_messages: bool = False) -> str:
         """A row's right side, from its left."""
@@ -91,6 +93,8 @@ class Trading:
         if any(isinstance(event, Rejected | Duplicate) for event in events):
             assert len(events) == 1
             assert state_of(self.engine) == before, "a refused command changed something"
+        else:
+            self.journal.append((self.time, command, events))
         self.engine.check()
         self._compare()
         self.accounts.enter(command, events)
