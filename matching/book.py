@@ -18,8 +18,9 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 [(<Side.BUY: 'buy'>, 502500, 50, 1)]
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
+
+from sortedcontainers import SortedDict
 
 from matching.account import Order
 from matching.order import Side, format_price
@@ -74,12 +75,11 @@ class BookSide:
     a better price. The book hands both sides its set of changed keys.
     """
 
-    __slots__ = ("_changed", "_keys", "_levels", "best", "sign")
+    __slots__ = ("_changed", "_levels", "best", "sign")
 
     def __init__(self, *, highest_first: bool, changed: set[int]) -> None:
         self.sign = 1 if highest_first else -1
-        self._levels: dict[int, Level] = {}
-        self._keys: list[int] = []  # ascending: the best is the last, and cheap to take away
+        self._levels: SortedDict[int, Level] = SortedDict()
         self._changed = changed
         self.best: Level | None = None
 
@@ -119,9 +119,6 @@ class BookSide:
         level = self._levels[key] = Level(self, key, order)
         if self.best is None or key > self.best.key:
             self.best = level
-            self._keys.append(key)
-        else:
-            insort(self._keys, key)
         return level
 
     def remove(self, order: Order) -> None:
@@ -154,13 +151,10 @@ class BookSide:
             self._note_change(level)
 
     def _remove_level(self, level: Level) -> None:
-        del self._levels[level.key]
-        keys = self._keys
+        levels = self._levels
+        del levels[level.key]
         if level is self.best:
-            keys.pop()
-            self.best = self._levels[keys[-1]] if keys else None
-        else:
-            del keys[bisect_left(keys, level.key)]
+            self.best = levels.peekitem(-1)[1] if levels else None
 
     def fill(self, order: Order, level: Level, quantity: int) -> None:
         """So much of what is shown of an order that rests at this level has traded.
@@ -236,7 +230,8 @@ class BookSide:
         self._changed.add(level.key)
 
     def level(self, price: int) -> Level | None:
-        return self._levels.get(price * self.sign)
+        level: Level | None = self._levels.get(price * self.sign)
+        return level
 
     def __len__(self) -> int:
         """The number of price levels."""
@@ -244,7 +239,7 @@ class BookSide:
 
     def __iter__(self) -> Iterator[Level]:
         """The levels, best first."""
-        return (self._levels[key] for key in reversed(self._keys))
+        return (self._levels[key] for key in reversed(self._levels))
 
     def quantities(self) -> Iterator[tuple[int, int]]:
         """(price, whole quantity, hidden parts too) of each level, best first."""
@@ -252,8 +247,7 @@ class BookSide:
 
     def check(self) -> None:
         """Assert that keys, levels, queues and totals agree."""
-        assert self._keys == sorted(self._levels), self._keys
-        assert self.best is (self._levels[self._keys[-1]] if self._keys else None), self.best
+        assert self.best is (self._levels.peekitem(-1)[1] if self._levels else None), self.best
         for level in self:
             queue = list(level)
             state = (
