@@ -260,7 +260,7 @@ def _reserve(
     db: DAL, /, owner: int, product: Product, wanted: intents.Request, **market: Any
 ) -> Intent:
     """Reserve for the product as it is now: the market may not know yet that it was changed."""
-    current = products.get(db, product.id)
+    current = products.hold(db, product.id)
     if current is not None and current.active and current.name == product.name:
         return intents.reserve(db, owner, current, wanted, **market)
     known = intents.get(db, owner, product.name, wanted.client_id)

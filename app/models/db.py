@@ -219,13 +219,14 @@ def insert(db: DAL, table: str, **fields: object) -> int:
         raise Taken(table) from error
 
 
-def lock_row(db: DAL, table: str, row: int) -> None:
+def lock_row(db: DAL, table: str, row: int, *, shared: bool = False) -> None:
     """Nobody else changes this row until the transaction ends; what it holds is seen from now on.
 
-    On SQLite a write transaction has the whole database to itself already.
+    Any number may hold it `shared`, to read it. On SQLite a write transaction has the whole
+    database to itself already.
     """
     if not _is_sqlite(db):
-        rows(db, f"SELECT id FROM {table} WHERE id = ? FOR UPDATE", row)
+        rows(db, f"SELECT id FROM {table} WHERE id = ? FOR {'SHARE' if shared else 'UPDATE'}", row)
 
 
 def lock_table(db: DAL, table: str) -> None:

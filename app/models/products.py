@@ -11,7 +11,7 @@ import msgspec
 from pydal import DAL
 
 from app.models.accounts import User
-from app.models.db import Invalid, Taken, execute, insert, lock_table, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_row, lock_table, rows
 from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
 from matching.order import HOUSE, TICKER, format_price, parse_price
 
@@ -140,6 +140,7 @@ def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Prod
     """
     _require_manager(by)
     lock_table(db, "product")
+    lock_row(db, "product", product)  # against orders that are being reserved: see hold()
     old = get(db, product)
     if old is None:
         raise LookupError(f"no product {product}")
@@ -162,6 +163,16 @@ def get(db: DAL, product: int) -> Product | None:
     """The product with this id."""
     found = rows(db, f"SELECT {_COLUMNS} FROM product WHERE id = ?", product)
     return _product(found[0]) if found else None
+
+
+def hold(db: DAL, product: int) -> Product | None:
+    """The product with this id, as it stays until this writing transaction ends.
+
+    Who promises cash to an order holds its product: under another name nobody could find out what
+    became of it.
+    """
+    lock_row(db, "product", product, shared=True)
+    return get(db, product)
 
 
 def find(db: DAL, name: str) -> Product | None:

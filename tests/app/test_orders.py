@@ -5,16 +5,18 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from app.controllers import orders
-from app.models import intents, portfolio
+from app.models import intents, portfolio, products
 from app.models.accounts import User
-from app.models.db import execute, now
+from app.models.db import DAL, Invalid, close, execute, now, open_database, transaction
 from app.models.intents import State
 from app.models.products import Product
 from matching.order import Side
@@ -570,6 +572,55 @@ def test_an_order_without_an_answer_is_found_out_about_in_an_inactive_product(
         execute(db, "UPDATE order_intent SET state = 'unknown', oid = 0 WHERE owner = ?", buyer.id)
     web.edit_product(market.product, by=manager, active="")
     wait_until(lambda: market.state(buyer, "web-1") is State.ACCEPTED, "the reconciler")
+
+
+# -- products that are changed
+
+
+@pytest.mark.parametrize("change", [{"name": "renamed"}, {"active": ""}])
+@pytest.mark.parametrize("first", ["order", "edit"])
+def test_a_product_is_not_changed_between_an_orders_check_and_its_promise(
+    web: Web, manager: User, buyer: User, first: str, change: dict[str, str]
+) -> None:
+    product = web.add_product(f"t{next(NUMBERS)}", by=manager)
+    if "name" in change:
+        change = {"name": f"renamed{next(NUMBERS)}"}
+    wanted = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
+    other = open_database(web.database_uri)
+
+    def reserve(db: DAL) -> intents.Intent:
+        shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000}
+        return orders._reserve(db, buyer.id, product, wanted, **shown, ts=1, at=now())
+
+    def edit(db: DAL) -> None:
+        form = {"name": product.name, "unit_price": "100.00", "port": str(product.port)}
+        form |= {"active": "on", "allow_short": "on", **change}
+        products.edit(db, product.id, products.validate(form), by=manager, at=now())
+
+    def second(work: Callable[[DAL], object]) -> object:
+        try:
+            with transaction(other, write=True):
+                return work(other)
+        finally:
+            close(other)
+
+    works = {"order": reserve, "edit": edit}
+    begun = works.pop(first)
+    (waiting,) = works.values()
+    with ThreadPoolExecutor(1) as pool:
+        with web.database(write=True) as db:
+            begun(db)
+            result = pool.submit(second, waiting)
+            with suppress(TimeoutError):  # it cannot end before this transaction does
+                result.result(0.3)
+        if first == "edit":
+            assert isinstance(result.exception(), intents.Refused)
+        elif "name" in change:
+            assert isinstance(result.exception(), Invalid)
+        else:
+            assert result.exception() is None
+    with web.database() as db:
+        assert products.find(db, product.name) in products.served(db) or first == "edit"
 
 
 # -- to the P&L page
