@@ -56,6 +56,9 @@ HASHES_WAITING = 32
 ERRANDS = 100
 """More e-mails than these, waiting to be sent, and the next who asks for one comes back later."""
 
+SIGN_UPS_AN_ADDRESS = 500
+"""So many sign up from one address in a window of the throttle: a hall of students may share it."""
+
 LINKS_A_NAME = 5
 """So many links to a new password are mailed for one name in a window of the throttle."""
 
@@ -112,10 +115,14 @@ class Redirect:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page shows, where the status is not 200."""
+    """What a page shows, where the status is not 200.
+
+    With a problem, a person gets the page (a form keeps what was typed), a program the error.
+    """
 
     status: int
     values: dict[str, Any]
+    problem: Problem | None = None
 
 
 Result = dict[str, Any] | Answer | Redirect
@@ -145,7 +152,7 @@ class Platform:
         self.transactions = Transactions(database_uri)
         self.markets = Markets(venue_key)
         self.throttle = Throttle()
-        self.sign_ups = Throttle()
+        self.sign_ups = Throttle(address_limit=SIGN_UPS_AN_ADDRESS)
         self.resets = Throttle(name_limit=LINKS_A_NAME)
         self.errands: set[asyncio.Task[None]] = set()
         self.mailing = ThreadPoolExecutor(1, thread_name_prefix="mail")
@@ -478,8 +485,12 @@ class PageHandler(PlatformHandler):
             return
         answer = result if isinstance(result, Answer) else Answer(200, result)
         self.set_status(answer.status)
+        if answer.problem is not None:
+            self._say_when(answer.problem)
         if self.format == "json":
-            self._show_json(answer.values)
+            problem = answer.problem
+            error = {"error": problem_to_dict(problem)} if problem else answer.values
+            self._show_json(error)
         elif self.format == "csv":
             assert self.page.table is not None
             self._show_csv(self.page.columns, answer.values[self.page.table])
@@ -532,14 +543,17 @@ class PageHandler(PlatformHandler):
 
     def _show_problem(self, problem: Problem) -> None:
         self.set_status(problem.status)
-        if problem.retry_after:
-            self.set_header("Retry-After", str(problem.retry_after))
+        self._say_when(problem)
         if self.format == "html":
             title = responses.get(problem.status, "Error")
             values = {"status": problem.status, "title": title, "message": problem.message}
             self._show_html("default/error.html", values)
         else:
             self._show_json({"error": problem_to_dict(problem)})
+
+    def _say_when(self, problem: Problem) -> None:
+        if problem.retry_after:
+            self.set_header("Retry-After", str(problem.retry_after))
 
     def write_error(self, status_code: int, **_: Any) -> None:
         message = "Something went wrong here. It is in the server's log; nothing was changed."
