@@ -47,6 +47,15 @@ VIEWS = Path(__file__).resolve().parent.parent / "views"
 BODY_LIMIT = 64 * 1024
 """The largest form, in bytes; more is answered with 413."""
 
+BUSY_RETRY_SECONDS = 1
+"""When to come back after a 503 that names no time (PROTOCOL §3)."""
+
+ERROR_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+"""The codes of what no page of ours has refused, by status."""
+
+HOPELESS = {"not_found", "method_not_allowed", "managers_only"}
+"""To load the page again would tell who got one of these the same."""
+
 HOME = "/default/products"
 LOGIN = "/default/user/login"
 
@@ -55,6 +64,8 @@ HASHES_WAITING = 32
 
 ERRANDS = 100
 """More e-mails than these, waiting to be sent, and the next who asks for one comes back later."""
+
+FORM_KINDS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 SIGN_UPS_AN_ADDRESS = 500
 """So many sign up from one address in a window of the throttle: a hall of students may share it."""
@@ -97,7 +108,7 @@ class Problem(Exception):
         self.code = code
         self.rule = rule
         self.message = message
-        self.retry_after = retry_after
+        self.retry_after = retry_after or (BUSY_RETRY_SECONDS if status == 503 else 0)
 
 
 @dataclass(frozen=True)
@@ -281,9 +292,13 @@ _templates.filters["sparkline"] = sparkline
 
 
 class PlatformHandler(RequestHandler):
-    """What every answer of the platform has: headers, and cookies out of scripts' reach."""
+    """What every answer of the platform has: headers, and cookies out of scripts' reach.
+
+    What cannot be answered is refused as a program reads it; pages do so for people too.
+    """
 
     platform: Platform
+    methods: Sequence[str] = ("GET", "HEAD")
 
     def set_default_headers(self) -> None:
         for name, value in SECURITY_HEADERS.items():
@@ -296,6 +311,30 @@ class PlatformHandler(RequestHandler):
     def set_cookie(self, name: str, value: str | bytes, *args: Any, **options: Any) -> None:
         options |= {"httponly": True, "samesite": "Lax", "secure": self.is_https}
         super().set_cookie(name, value, *args, **options)
+
+    def refuse(self, problem: Problem) -> None:
+        """Finish with PROTOCOL §3's form of an error."""
+        self.announce(problem)
+        self.finish({"error": problem_to_dict(problem)})
+
+    def announce(self, problem: Problem) -> None:
+        """What a problem says in the head of its answer."""
+        self.set_status(problem.status)
+        if problem.status == 405:
+            self.set_header("Allow", ", ".join(self.methods))
+        if problem.retry_after:
+            self.set_header("Retry-After", str(problem.retry_after))
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """Refuse what Tornado would not take, or what went wrong here: then its log says more."""
+        message = "Something went wrong here. It is in the server's log; nothing was changed."
+        if status_code == 405:
+            taken = " or ".join(method for method in self.methods if method != "HEAD")
+            message = f"This address takes {taken} only"
+        elif status_code < 500:
+            message = responses.get(status_code, "This request cannot be answered")
+        code = "internal" if status_code >= 500 else ERROR_CODES.get(status_code, "bad_request")
+        self.refuse(Problem(status_code, code, message))
 
     @property
     def is_https(self) -> bool:
@@ -328,6 +367,7 @@ class PageHandler(PlatformHandler):
     def initialize(self, platform: Platform, page: Page) -> None:
         self.platform = platform
         self.page = page
+        self.methods = ("GET", "HEAD", *page.methods[1:]) if "GET" in page.methods else page.methods
         self.user: User | None = None
         self.body = bytearray()
         self.format = "json" if self._accepts_json() else "html"
@@ -338,6 +378,7 @@ class PageHandler(PlatformHandler):
     # -- the body
 
     def prepare(self) -> None:
+        self.format = self.path_kwargs.get("format") or self.format
         length = self.request.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > BODY_LIMIT:
             self._refuse_body()
@@ -352,14 +393,17 @@ class PageHandler(PlatformHandler):
         self.body.clear()
         self.set_header("Connection", "close")
         message = f"A form has at most {BODY_LIMIT // 1024} KiB"
-        self._show_problem(Problem(413, "too_large", message))
+        self.refuse(Problem(413, "too_large", message))
 
     def _read_form(self) -> dict[str, str]:
         """The form's fields: each of those that the page asks for, at most once, and no other."""
+        kind = self.request.headers.get("Content-Type", "")
+        if self.body and not kind.lower().startswith(FORM_KINDS):
+            raise Problem(400, "bad_request", f"A form is sent as {FORM_KINDS[0]}")
         files: dict[str, list[httputil.HTTPFile]] = {}
         try:
             httputil.parse_body_arguments(
-                self.request.headers.get("Content-Type", ""),
+                kind,
                 bytes(self.body),
                 self.request.body_arguments,
                 files,
@@ -394,15 +438,15 @@ class PageHandler(PlatformHandler):
             await self._answer(arguments)
 
     async def _answer(self, arguments: dict[str, str | None]) -> None:
-        self.format = arguments.pop("format", None) or self.format
+        keys = [int(value) for name, value in arguments.items() if value and name != "format"]
         try:
-            self._show(await self._call([int(value) for value in arguments.values() if value]))
+            self._show(await self._call(keys))
         except Problem as problem:
-            self._show_problem(problem)
+            self.refuse(problem)
         except DatabaseAway as away:
             log.warning("database: %s", away)
             message = "The database is busy or away; nothing was changed. Try again."
-            self._show_problem(Problem(503, "busy", message, retry_after=1))
+            self.refuse(Problem(503, "busy", message))
 
     async def _call(self, arguments: list[int]) -> Result:
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
@@ -426,10 +470,8 @@ class PageHandler(PlatformHandler):
         return await (transactions.write if method == "POST" else transactions.read)(in_transaction)
 
     def _check_form_of_address(self, method: str) -> None:
-        if method not in self.page.methods:
-            self.set_header("Allow", ", ".join(self.page.methods))
-            asked = " or ".join(self.page.methods)
-            raise Problem(405, "method_not_allowed", f"This address is asked by {asked} only")
+        if method not in self.methods:
+            raise HTTPError(405)
         if self.format == "csv" and self.page.table is None:
             raise Problem(404, "not_found", "This page is not a table: it has no .csv")
         if self.format == "html" and self.page.view is None and method == "GET":
@@ -443,13 +485,18 @@ class PageHandler(PlatformHandler):
             raise Problem(403, "bad_xsrf", message) from error
 
     def _request(self, method: str, form: Mapping[str, str]) -> Request:
-        query = self.request.query_arguments
+        query = {
+            name: values[-1].decode("utf-8", "replace")
+            for name, values in self.request.query_arguments.items()
+        }
+        if any("\0" in value for value in query.values()):  # PostgreSQL takes no such text
+            raise Problem(400, "bad_request", "The address holds a NUL character")
         return Request(
             platform=self.platform,
             user=None,
             method=method,
             path=self.request.path,
-            query={name: values[-1].decode("utf-8", "replace") for name, values in query.items()},
+            query=query,
             form=form,
             address=self.address,
             session=self.session,
@@ -486,7 +533,7 @@ class PageHandler(PlatformHandler):
         answer = result if isinstance(result, Answer) else Answer(200, result)
         self.set_status(answer.status)
         if answer.problem is not None:
-            self._say_when(answer.problem)
+            self.announce(answer.problem)
         if self.format == "json":
             problem = answer.problem
             error = {"error": problem_to_dict(problem)} if problem else answer.values
@@ -541,27 +588,19 @@ class PageHandler(PlatformHandler):
         message = json.loads(cookie)
         return [{"kind": "error" if message["error"] else "flash", "text": message["text"]}]
 
-    def _show_problem(self, problem: Problem) -> None:
-        self.set_status(problem.status)
-        self._say_when(problem)
-        if self.format == "html":
-            title = responses.get(problem.status, "Error")
-            values = {"status": problem.status, "title": title, "message": problem.message}
-            self._show_html("default/error.html", values)
-        else:
-            self._show_json({"error": problem_to_dict(problem)})
-
-    def _say_when(self, problem: Problem) -> None:
-        if problem.retry_after:
-            self.set_header("Retry-After", str(problem.retry_after))
-
-    def write_error(self, status_code: int, **_: Any) -> None:
-        message = "Something went wrong here. It is in the server's log; nothing was changed."
-        if status_code < 500:
-            message = responses.get(status_code, "This request cannot be answered")
-        self._show_problem(
-            Problem(status_code, "internal" if status_code >= 500 else "bad_request", message)
-        )
+    def refuse(self, problem: Problem) -> None:
+        if self.format != "html":
+            super().refuse(problem)
+            return
+        self.announce(problem)
+        can_try_again = "GET" in self.methods and problem.code not in HOPELESS
+        values = {
+            "status": problem.status,
+            "title": responses.get(problem.status, "Error"),
+            "message": problem.message,
+            "again": self.request.path if can_try_again else None,
+        }
+        self._show_html("default/error.html", values)
 
 
 def find_user(db: DAL, session: str) -> User | None:

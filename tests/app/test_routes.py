@@ -155,16 +155,41 @@ def test_a_page_that_is_not_found_says_so_in_the_form_asked_for(web: Web) -> Non
     assert (as_json.status, as_json.error) == (404, "not_found")
 
 
-def test_another_method_is_refused_with_the_right_one(web: Web, trader: User) -> None:
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/default/order", "POST"),
+        ("/default/user/logout", "POST"),
+        ("/default/about", "GET, HEAD"),
+        ("/default/user/login", "GET, HEAD, POST"),
+        ("/default/nothing", "GET, HEAD"),
+        ("/static/css/emte.css", "GET, HEAD"),
+        ("/robots.txt", "GET, HEAD"),
+        ("/favicon.ico", "GET, HEAD"),
+        ("/emte/default/index", "GET, HEAD"),
+        ("/health/live", "GET, HEAD"),
+        ("/health/ready", "GET, HEAD"),
+        ("/realtime/away", "GET"),
+    ],
+)
+def test_another_method_is_refused_with_the_right_ones(
+    web: Web, trader: User, away: Product, path: str, allowed: str
+) -> None:
     browser = web.browser(trader)
-    for path, method, allowed in (
-        ("/default/order", "GET", "POST"),
-        ("/default/user/logout", "GET", "POST"),
-        ("/default/about", "POST", "GET"),
-    ):
-        answer = browser.get(path) if method == "GET" else browser.post(path)
-        assert (answer.status, answer.headers["allow"]) == (405, allowed)
-    assert browser.request("DELETE", "/default/about").status == 405
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        if method not in allowed.split(", "):
+            token = f"_xsrf={browser.get('/default/about') and browser.cookies['_xsrf']}"
+            body = token.encode() if method == "POST" else None
+            answer = browser.request(method, path, body=body, headers=JSON)
+            assert (answer.status, answer.headers["allow"]) == (405, allowed), method
+            assert answer.error == "method_not_allowed"
+
+
+def test_a_method_that_is_refused_is_a_page_to_people(web: Web) -> None:
+    answer = web.browser().get("/default/user/logout")
+    assert "This address takes POST only" in answer.text
+    assert 'href="/default/products"' in answer.text
+    assert web.browser().request("PUT", "/default/index.json").error == "method_not_allowed"
 
 
 def test_head_answers_as_get_without_the_text(web: Web) -> None:
@@ -174,7 +199,20 @@ def test_head_answers_as_get_without_the_text(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/default/nothing", "/static/css/emte.css", "/health/live", "/default/index.json"]
+    "path",
+    [
+        "/",
+        "/default/nothing",
+        "/default/index.json",
+        "/default/index.csv",
+        "/static/css/emte.css",
+        "/static/nothing",
+        "/robots.txt",
+        "/favicon.ico",
+        "/emte/default/index",
+        "/health/live",
+        "/realtime/nothing",
+    ],
 )
 def test_every_answer_carries_the_security_headers(web: Web, path: str) -> None:
     headers = web.browser().get(path).headers
@@ -198,6 +236,23 @@ def test_pages_are_not_kept_and_files_are_asked_about(web: Web) -> None:
     browser = web.browser()
     assert browser.get("/default/index").headers["cache-control"] == "no-store"
     assert browser.get("/static/css/emte.css").headers["cache-control"] == "no-cache"
+
+
+def test_a_file_that_a_browser_has_is_not_sent_again(web: Web) -> None:
+    for path in ("/static/css/emte.css", "/static/js/trade.js", "/robots.txt"):
+        first = web.browser().get(path)
+        assert first.status == 200
+        again = web.browser().get(path, {"If-None-Match": first.headers["etag"]})
+        assert (again.status, again.text) == (304, ""), path
+
+
+def test_search_engines_are_told_which_pages_are_public(web: Web) -> None:
+    answer = web.browser().get("/robots.txt")
+    assert answer.headers["content-type"] == "text/plain"
+    rules = answer.text.splitlines()
+    assert "Disallow: /" in rules
+    public = {rule.removeprefix("Allow: ") for rule in rules if rule.startswith("Allow: /default")}
+    assert all(web.browser().get(path).status == 200 for path in public)
 
 
 def test_a_form_without_its_token_is_refused(web: Web, trader: User, away: Product) -> None:
