@@ -20,6 +20,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from http.client import responses
@@ -315,7 +316,11 @@ class PlatformHandler(RequestHandler):
     def refuse(self, problem: Problem) -> None:
         """Finish with PROTOCOL §3's form of an error."""
         self.announce(problem)
-        self.finish({"error": problem_to_dict(problem)})
+        self.finish_json({"error": problem_to_dict(problem)})
+
+    def finish_json(self, values: Mapping[str, Any]) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(json.dumps(values))
 
     def announce(self, problem: Problem) -> None:
         """What a problem says in the head of its answer."""
@@ -329,12 +334,15 @@ class PlatformHandler(RequestHandler):
         """Refuse what Tornado would not take, or what went wrong here: then its log says more."""
         message = "Something went wrong here. It is in the server's log; nothing was changed."
         if status_code == 405:
-            taken = " or ".join(method for method in self.methods if method != "HEAD")
-            message = f"This address takes {taken} only"
+            message = self._what_is_taken()
         elif status_code < 500:
             message = responses.get(status_code, "This request cannot be answered")
         code = "internal" if status_code >= 500 else ERROR_CODES.get(status_code, "bad_request")
         self.refuse(Problem(status_code, code, message))
+
+    def _what_is_taken(self) -> str:
+        taken = " or ".join(method for method in self.methods if method != "HEAD")
+        return f"This address takes {taken} only"
 
     @property
     def is_https(self) -> bool:
@@ -442,11 +450,18 @@ class PageHandler(PlatformHandler):
         try:
             self._show(await self._call(keys))
         except Problem as problem:
+            await self._recognize()
             self.refuse(problem)
         except DatabaseAway as away:
             log.warning("database: %s", away)
             message = "The database is busy or away; nothing was changed. Try again."
             self.refuse(Problem(503, "busy", message))
+
+    async def _recognize(self) -> None:
+        """Who is told of a problem, so that the menu of its page is theirs."""
+        if self.user is None and self.session and self.format == "html":
+            with suppress(DatabaseAway):
+                self.user = await self.platform.transactions.read(find_user, self.session)
 
     async def _call(self, arguments: list[int]) -> Result:
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
@@ -471,7 +486,7 @@ class PageHandler(PlatformHandler):
 
     def _check_form_of_address(self, method: str) -> None:
         if method not in self.methods:
-            raise HTTPError(405)
+            raise Problem(405, ERROR_CODES[405], self._what_is_taken())
         if self.format == "csv" and self.page.table is None:
             raise Problem(404, "not_found", "This page is not a table: it has no .csv")
         if self.format == "html" and self.page.view is None and method == "GET":
@@ -537,7 +552,7 @@ class PageHandler(PlatformHandler):
         if self.format == "json":
             problem = answer.problem
             error = {"error": problem_to_dict(problem)} if problem else answer.values
-            self._show_json(error)
+            self.finish_json(error)
         elif self.format == "csv":
             assert self.page.table is not None
             self._show_csv(self.page.columns, answer.values[self.page.table])
@@ -558,10 +573,6 @@ class PageHandler(PlatformHandler):
             name = self.platform.message_cookie
             self.set_signed_cookie(name, json.dumps(message), expires_days=None)
         self.redirect(redirect.location, status=303)
-
-    def _show_json(self, values: Mapping[str, Any]) -> None:
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.finish(json.dumps(values))
 
     def _show_csv(self, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
         self.set_header("Content-Type", "text/csv; charset=utf-8")
