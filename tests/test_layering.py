@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *_matching("order protocol signing client marketdata fanout config exits pidfile"),
     ),
     "app.routes": ("app",),
-    "app.webserver": ("app", *_matching("config exits pidfile")),
+    "app.webserver": ("app", *_matching("config disk exits pidfile ports")),
     "scripts": (*ROOMS,),
 }
 
