@@ -62,7 +62,7 @@ def routes(platform: Platform) -> list[URLSpec]:
         URLSpec(r"/health/live", LiveHandler),
         URLSpec(r"/health/ready", ReadyHandler, on),
         URLSpec(r"/emte/?", MovedHandler, {"url": "/"}),
-        URLSpec(r"/emte(/default(?:/[A-Za-z0-9_./-]*)?)", MovedHandler, {"url": "{0}"}),
+        URLSpec(r"/emte(/default(?:[./][A-Za-z0-9_./-]*)?)", MovedHandler, {"url": "{0}"}),
         URLSpec(r".*", PageHandler, {**on, "page": default.error}),
     ]
 

@@ -370,7 +370,11 @@ class PlatformHandler(RequestHandler):
 
 @stream_request_body
 class PageHandler(PlatformHandler):
-    """Answers the requests to a Page. The body is streamed, so that one too large is never kept."""
+    """Answers the requests to a Page.
+
+    The body is streamed, so that one too large is never kept; but it is read, since a browser that
+    is still sending hears no answer (webserver.DISCARD_LIMIT says when its line is cut instead).
+    """
 
     def initialize(self, platform: Platform, page: Page) -> None:
         self.platform = platform
@@ -378,6 +382,7 @@ class PageHandler(PlatformHandler):
         self.methods = ("GET", "HEAD", *page.methods[1:]) if "GET" in page.methods else page.methods
         self.user: User | None = None
         self.body = bytearray()
+        self.is_too_large = False
         self.format = "json" if self._accepts_json() else "html"
 
     def _accepts_json(self) -> bool:
@@ -387,21 +392,13 @@ class PageHandler(PlatformHandler):
 
     def prepare(self) -> None:
         self.format = self.path_kwargs.get("format") or self.format
-        length = self.request.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > BODY_LIMIT:
-            self._refuse_body()
 
     def data_received(self, chunk: bytes) -> None:
-        if not self._finished:
+        self.is_too_large |= len(self.body) + len(chunk) > BODY_LIMIT
+        if self.is_too_large:
+            self.body.clear()
+        else:
             self.body += chunk
-            if len(self.body) > BODY_LIMIT:
-                self._refuse_body()
-
-    def _refuse_body(self) -> None:
-        self.body.clear()
-        self.set_header("Connection", "close")
-        message = f"A form has at most {BODY_LIMIT // 1024} KiB"
-        self.refuse(Problem(413, "too_large", message))
 
     def _read_form(self) -> dict[str, str]:
         """The form's fields: each of those that the page asks for, at most once, and no other."""
@@ -442,8 +439,7 @@ class PageHandler(PlatformHandler):
         await self._answer(arguments)
 
     async def post(self, **arguments: str | None) -> None:
-        if not self._finished:  # it may be: refused while the body came in
-            await self._answer(arguments)
+        await self._answer(arguments)
 
     async def _answer(self, arguments: dict[str, str | None]) -> None:
         keys = [int(value) for name, value in arguments.items() if value and name != "format"]
@@ -466,6 +462,9 @@ class PageHandler(PlatformHandler):
     async def _call(self, arguments: list[int]) -> Result:
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
         self._check_form_of_address(method)
+        if self.is_too_large:
+            message = f"A form has at most {BODY_LIMIT // 1024} KiB"
+            raise Problem(413, "too_large", message)
         form = self._read_form() if method == "POST" else {}
         if method == "POST":
             self._check_xsrf()

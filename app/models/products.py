@@ -4,6 +4,7 @@ A product's `name` is its ticker. Tick, lot, ticker and unit price go into its j
 matching server first starts (PROTOCOL §5), so they can be changed only until it has traded.
 """
 
+import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,6 +32,9 @@ _URLS = {
 """Each URL's schemes, plain and encrypted, and its path on the matching server (PROTOCOL §3)."""
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_HOST = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}", re.ASCII)
+"""A name or an IPv4 address, or an IPv6 address, as urlsplit returns them: in lower case."""
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -284,11 +288,10 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
         try:
             url = urlsplit(given[field])
             servers[field] = (_host(url), _port(url), url.scheme == schemes[1])
-            wrong = url.scheme not in schemes or not url.hostname or bool(url.query or url.fragment)
-            wrong = wrong or url.username is not None or (url.path.rstrip("/") != path.rstrip("/"))
+            right = url.scheme in schemes and _names_server_only(url, path)
         except ValueError:
-            wrong = True
-        if wrong or len(given[field]) > 255 or not given[field].isprintable():
+            right = False
+        if not right or len(given[field]) > 255 or not given[field].isprintable():
             errors[field] = f"Enter a URL like {schemes[0]}://127.0.0.1:9123{path}"
     if not set(_URLS) & set(errors):
         for field in ("quote_url", "ws_url"):
@@ -297,6 +300,13 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
         if number is not None and servers["post_url"][1] != number:
             errors["port"] = "The addresses name another port: change them too, or empty this"
     return given
+
+
+def _names_server_only(url: SplitResult, path: str) -> bool:
+    """Whether a URL says a host, perhaps a port, and this path: no account, no question."""
+    says_more = url.username is not None or url.query or url.fragment or url.port == 0
+    is_host = _HOST.fullmatch(url.hostname or "") is not None
+    return is_host and not says_more and url.path.rstrip("/") == path.rstrip("/")
 
 
 def _host(url: SplitResult) -> str:

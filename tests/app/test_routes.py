@@ -56,24 +56,6 @@ def test_who_may_see_a_page(path: str, visitors: list[Browser], away: Product) -
     assert tuple(visitor.get(address).status for visitor in visitors) == AUDIENCES[path]
 
 
-@pytest.mark.parametrize("path", AUDIENCES)
-def test_no_answer_holds_a_secret(
-    path: str, web: Web, visitors: list[Browser], trader: User, away: Product
-) -> None:
-    with web.database() as db:
-        hashes = [row[0] for row in db.executesql("SELECT password FROM auth_user")]
-        hashes += [row[0] for row in db.executesql("SELECT token_hash FROM session")]
-    secrets = ["pbkdf2", "token_hash", web.venue_key, web.platform.session_secret, *hashes]
-    for visitor in visitors:
-        for form in ("", ".json", ".csv"):
-            name, slash, _ = path.partition("/ID")
-            address = f"{name}{form}" + (f"/{away.id}" if slash else "")
-            answer = visitor.get(address)
-            assert not [secret for secret in secrets if secret in answer.text], address
-            if "json" in answer.headers.get("content-type", ""):
-                assert "password" not in answer.text, address
-
-
 def test_a_stranger_is_led_to_the_log_in_and_back(web: Web, away: Product) -> None:
     answer = web.browser().get(f"/default/trade/{away.id}?simple=1")
     assert answer.status == 303
@@ -277,49 +259,6 @@ def test_a_token_without_its_cookie_is_refused(web: Web, trader: User) -> None:
         "POST", "/default/user/logout", body=f"_xsrf={token}".encode(), headers=JSON
     )
     assert (answer.status, answer.error) == (403, "bad_xsrf")
-
-
-def test_fields_nobody_asked_for_are_refused(web: Web, trader: User, away: Product) -> None:
-    browser = web.browser(trader)
-    answer = browser.post("/default/delete", {"product": away.id, "oid": 1, "manager": "on"}, JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-    assert "manager" in answer.json()["error"]["message"]
-
-
-def test_a_field_stands_once(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=1&oid=2".encode()
-    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_text_that_is_not_utf8_is_refused(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=%ff".encode()
-    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_a_form_with_a_file_is_refused(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    token = browser.cookies["_xsrf"]
-    parts = [
-        f'--x\r\nContent-Disposition: form-data; name="_xsrf"\r\n\r\n{token}\r\n',
-        '--x\r\nContent-Disposition: form-data; name="oid"; filename="a"\r\n\r\n1\r\n--x--\r\n',
-    ]
-    headers = {**JSON, "Content-Type": "multipart/form-data; boundary=x"}
-    answer = browser.request(
-        "POST", "/default/delete", body="".join(parts).encode(), headers=headers
-    )
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_a_large_form_is_refused_by_its_length(web: Web, trader: User) -> None:
-    answer = web.browser(trader).post("/default/delete", {"oid": "1" * 70_000}, JSON)
-    assert (answer.status, answer.error) == (413, "too_large")
 
 
 def test_a_large_form_in_chunks_is_refused_as_it_comes(web: Web, trader: User) -> None:
