@@ -7,6 +7,7 @@ refused comes back with what was typed, never with a password.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlencode
 
 from app.controllers.base import (
     HOME,
@@ -41,6 +42,10 @@ REGISTER_FIELDS = (
     "actual_cash",
 )
 PROFILE_FIELDS = ("first_name", "last_name", "email")
+
+PAGE_ROWS = 100
+CSV_ROWS = 10_000
+"""So many users are on a page of their list, and in its .csv."""
 
 USER_COLUMNS = ("username", "first_name", "last_name", "manager", "actual_cash", "created_on")
 
@@ -197,8 +202,24 @@ def refusal(reason: Invalid | Problem, **shown: object) -> Answer:
 
 @expose(Audience.MANAGERS, view="default/users.html", table="users", columns=USER_COLUMNS)
 def users(db: DAL, request: Request) -> Result:
-    """Who has an account here, for managers."""
-    return {"users": [_user_row(account) for account in accounts.every(db)]}
+    """Who has an account here, for managers, a page at a time: `search` looks for a part of a name,
+    `after` is the username at which the page before ended."""
+    search = request.query.get("search", "").strip()
+    after = request.query.get("after", "")
+    limit = CSV_ROWS if request.wants_csv else PAGE_ROWS
+    # One more than is shown tells whether there is another page.
+    found = accounts.listed(db, search=search, after=after, limit=limit + 1)
+    shown = found[:limit]
+    asked = {"search": search} if search else {}
+    is_last = len(found) == len(shown)
+    return {
+        "search": search,
+        "query": urlencode(asked),
+        "count": accounts.count(db, search=search),
+        "is_first": not after,
+        "next": None if is_last else urlencode({**asked, "after": shown[-1].username}),
+        "users": [_user_row(account) for account in shown],
+    }
 
 
 def _user_row(account: Account) -> dict[str, object]:

@@ -42,6 +42,11 @@ PASSWORD_MIN, PASSWORD_MAX = 4, 1024
 _USERNAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _EMAIL = re.compile(r'[^@\s"(),:;<>\[\]\\]+@[^@\s"(),:;<>\[\]\\]+')
 
+_LIKE = (
+    "(lower(username) LIKE lower(?) ESCAPE '!'"
+    " OR lower(first_name || ' ' || last_name) LIKE lower(?) ESCAPE '!')"
+)
+
 _USER_COLUMNS = "id, username, first_name, last_name, email, manager"
 
 
@@ -422,17 +427,35 @@ def reset_password(db: DAL, key: str, new_hash: str, *, at: int) -> bool:
     return True
 
 
-def every(db: DAL) -> list[Account]:
-    """All accounts by username, for managers."""
+def listed(db: DAL, *, search: str = "", after: str = "", limit: int) -> list[Account]:
+    """At most `limit` accounts by username, for managers: the next ones after that of `after`.
+
+    search: what the username, or the first and last name, have somewhere in them, in any case.
+    """
     found = rows(
         db,
         "SELECT username, first_name, last_name, manager, actual_cash, created_on FROM auth_user"
-        " ORDER BY lower(username)",
+        f" WHERE lower(username) > lower(?) AND {_LIKE} ORDER BY lower(username) LIMIT ?",
+        after,
+        *_patterns(search),
+        limit,
     )
     return [
         Account(username, first_name, last_name, manager == "T", actual_cash, created_on)
         for username, first_name, last_name, manager, actual_cash, created_on in found
     ]
+
+
+def count(db: DAL, *, search: str = "") -> int:
+    """How many accounts `listed` has in all."""
+    found = rows(db, f"SELECT COUNT(*) FROM auth_user WHERE {_LIKE}", *_patterns(search))
+    return int(found[0][0])
+
+
+def _patterns(search: str) -> tuple[str, str]:
+    escaped = re.sub("([!%_])", r"!\1", search)
+    pattern = f"%{escaped}%"
+    return pattern, pattern
 
 
 def get(db: DAL, owner: int) -> User | None:

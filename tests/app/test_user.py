@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.controllers import throttle
+from app.controllers import throttle, user
 from app.controllers.base import SIGN_UPS_AN_ADDRESS
 from app.controllers.user import NAME_LENGTH
 from app.models import accounts
@@ -460,6 +460,39 @@ def test_managers_see_the_users_and_others_do_not(web: Web, manager: User, trade
     assert web.browser(trader).get("/default/users.csv").status == 403
     assert USERS not in web.browser(trader).get(PRODUCTS).text
     assert web.browser().get("/default/users.json").status == 401
+
+
+def test_a_long_list_of_users_is_shown_a_page_at_a_time(
+    web: Web, manager: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("zoe.a", "zoe.b", "zoe.c"):
+        web.add_user(name)
+    monkeypatch.setattr(user, "PAGE_ROWS", 2)
+    browser = web.browser(manager)
+
+    def shown(query: str) -> tuple[list[str], str | None]:
+        page = browser.get(f"/default/users.json?{query}").json()
+        return [row["username"] for row in page["users"]], page["next"]
+
+    first, way_on = shown("search=ZOE")
+    assert (first, way_on) == (["zoe.a", "zoe.b"], "search=ZOE&after=zoe.b")
+    assert way_on is not None
+    assert shown(way_on) == (["zoe.c"], None)
+    page = browser.get(f"{USERS}?search=ZOE").text
+    assert 'Users <span class="dim">3</span>' in page
+    assert 'value="ZOE"' in page
+    assert f'href="{USERS}?search=ZOE&amp;after=zoe.b">Next' in page
+    assert f'href="{USERS}?search=ZOE">First' not in page
+    second = browser.get(f"{USERS}?{way_on}").text
+    assert f'href="{USERS}?search=ZOE">First' in second
+    assert ">Next" not in second
+    csv = browser.get("/default/users.csv?search=zoe").text
+    assert len(csv.splitlines()) == 4, "the .csv has them all"
+    nobody = browser.get(f"{USERS}?search=%3Cscript%3E")
+    assert "Nobody&#39;s name is like this" in nobody.text
+    assert "<script>" not in nobody.text.replace('<script type="module"', "")
+    assert "Nobody comes after these" in browser.get(f"{USERS}?after=zzzz").text
+    assert browser.get(f"{USERS}?search=nul%00").status == 400
 
 
 def test_the_top_right_offers_what_one_may_do(web: Web, trader: User) -> None:
