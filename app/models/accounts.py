@@ -192,7 +192,8 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
     """Store the account and its first deposit, a ledger row. Invalid: username or e-mail is taken.
 
     What the owner number has already traded without an account becomes the account's, so that cash
-    is ledger plus trades from the first moment on.
+    is ledger plus trades from the first moment on. What it traded in runs that have ended is taken
+    back by the ledger: nobody begins with the losses of last week's robot.
     """
     _require_free(db, registration)
     try:
@@ -219,12 +220,21 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
         created_on=at,
     )
     lock_table(db, "position")  # no journal is settled until this account is there
+    past, present = _traded(db, owner)
+    if past:
+        insert(
+            db,
+            "ledger",
+            owner=owner,
+            amount=-past,
+            reason="trades of past runs",
+            deposit=False,
+            created_on=at,
+        )
     execute(
         db,
-        "UPDATE auth_user SET actual_cash = actual_cash + ?"
-        " + (SELECT COALESCE(SUM(cash), 0) FROM position WHERE owner = ?) WHERE id = ?",
-        registration.actual_cash,
-        owner,
+        "UPDATE auth_user SET actual_cash = actual_cash + ? WHERE id = ?",
+        registration.actual_cash + present,
         owner,
     )
     user = get(db, owner)
@@ -485,6 +495,19 @@ def _store_password(db: DAL, owner: int, password_hash: str, *, at: int) -> None
         owner,
     )
     execute(db, "DELETE FROM session WHERE owner = ?", owner)
+
+
+def _traded(db: DAL, owner: int) -> tuple[int, int]:
+    """The cash of an owner's trades: in journals that are closed, and in those being followed."""
+    cash = {"T": 0, "F": 0}
+    for closed, amount in rows(
+        db,
+        "SELECT l.closed, SUM(p.cash) FROM position p JOIN log_position l"
+        " ON l.ticker = p.ticker AND l.lineage = p.lineage WHERE p.owner = ? GROUP BY l.closed",
+        owner,
+    ):
+        cash[closed] = int(amount)
+    return cash["T"], cash["F"]
 
 
 def _require_free(db: DAL, registration: Registration) -> None:

@@ -209,8 +209,8 @@ def served(db: DAL) -> list[Product]:
 
 
 def has_traded(db: DAL, name: str) -> bool:
-    """Whether log2db has seen a journal of this ticker."""
-    return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ?", name))
+    """Whether log2db has seen a journal of this ticker in the present run."""
+    return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ? AND closed = 'F'", name))
 
 
 def has_open_intents(db: DAL, product: int) -> bool:

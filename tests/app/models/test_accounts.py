@@ -158,6 +158,7 @@ def test_of_ten_who_want_one_name_at_once_one_gets_it(db: DAL) -> None:
 def test_what_a_number_traded_without_an_account_becomes_the_accounts(db: DAL) -> None:
     with transaction(db, write=True):
         for ticker, cash in (("intc", -700), ("gs", 100)):
+            insert(db, "log_position", ticker=ticker, lineage="a", h="0")
             insert(db, "position", ticker=ticker, lineage="a", owner=1, shares=1, cash=cash)
         insert(db, "position", ticker="gs", lineage="a", owner=2, shares=1, cash=5)
     user = add_user(db, "alice", cash="1")
