@@ -342,7 +342,8 @@ class PlatformHandler(RequestHandler):
 
     def _what_is_taken(self) -> str:
         taken = " or ".join(method for method in self.methods if method != "HEAD")
-        return f"This address takes {taken} only"
+        nothing = "" if "GET" in self.methods else ": there is nothing to see"
+        return f"This address takes {taken} only{nothing}"
 
     @property
     def is_https(self) -> bool:

@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
+from app.controllers import default
+from app.controllers.markets import Quote
 from app.models import products
 from app.models.accounts import User
 from app.models.db import DAL, DatabaseAway
@@ -122,6 +124,19 @@ def check_form(answer: Response, form: str, path: str) -> None:
         assert set(answer.json()) in ({"error"}, {"key", "is_good", "errors"})
     if "html" not in kind:
         assert "password" not in answer.text.replace("reset_password", "").replace(path, "")
+
+
+def test_the_front_page_draws_a_market_that_is_there(
+    web: Web, manager: User, away: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.add_product("zulu", by=manager)
+
+    def state(product: Product, quote: Quote | None) -> str:
+        return "continuous" if product.name == "zulu" else "away"
+
+    assert 'id="mini-ticker">away<' in web.browser().get("/").text, "the first, if none is there"
+    monkeypatch.setattr(default, "_state", state)
+    assert 'id="mini-ticker">zulu<' in web.browser().get("/").text
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "/"])
