@@ -12,7 +12,8 @@ from app.models.accounts import User
 from app.models.db import now, rows
 from app.models.products import Product
 from app.routes import PAGES
-from tests.app.venue import JSON, Browser, Response, Web
+from tests.app.venue import JSON, Browser, Response, Web, running_web
+from tests.database import DATABASES, own_database
 
 pytestmark = pytest.mark.usefixtures("quick_hashing", "nobody_has_failed")
 
@@ -183,6 +184,16 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
 
 
 CASES = list(cases())
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """A venue on each database: what one stores without a word is an error of the other."""
+    with (
+        own_database(request.param) as uri,
+        running_web(tmp_path_factory.mktemp("var"), uri) as web,
+    ):
+        yield web
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -402,6 +413,9 @@ def test_a_strange_name_is_nobodys(web: Web, path: str) -> None:
         assert SCRIPT not in answer.text
         assert "my secret" not in answer.text
         assert answer.status == 303 or typed_name_is_kept(answer.text, text)
+        as_json = browser.post(path, form, JSON)
+        assert as_json.status == answer.status
+        assert "my secret" not in as_json.text
     assert dump(web) == before
 
 

@@ -31,7 +31,6 @@ PLANTED = {
     "password": "planted-hash",
     "reset_password_key": f"{hashlib.sha256(b'planted').hexdigest()}:9999999999999999",
     "registration_key": "planted-registration",
-    "registration_id": "planted-id",
 }
 """What is in columns of an account that no page shows, not even to their owner."""
 
@@ -51,8 +50,7 @@ def secrets(web: Web, trader: User, manager: User, away: Product) -> list[str]:
     assignments = ", ".join(f"{column} = '{value}'" for column, value in PLANTED.items())
     with web.database(write=True) as db:
         for user in (trader, manager, victim):
-            extra = f"{assignments}, registration_id = 'planted-id-{user.id}'"
-            db.executesql(f"UPDATE auth_user SET {extra} WHERE id = {user.id}")
+            db.executesql(f"UPDATE auth_user SET {assignments} WHERE id = {user.id}")
     web.browser(victim)
     return [*PLANTED.values(), "victim@example.com", web.venue_key, web.platform.session_secret]
 
