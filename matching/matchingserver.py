@@ -23,6 +23,7 @@ from tornado.netutil import bind_sockets
 
 from matching import exits
 from matching.config import Var, choose_key, find_var, read_generations
+from matching.console import say
 from matching.disk import SystemClock, SystemDice, SystemDisk
 from matching.exits import ExitCode, Fatal
 from matching.groupcommit import DiskFailed
@@ -32,7 +33,7 @@ from matching.order import TICKER, Phase, parse_price
 from matching.pidfile import pidfile
 from matching.ports import Disk, Locked
 from matching.recovery import Contradiction, Recovered, open_journal
-from matching.server import Options, Server, say
+from matching.server import Options, Server
 
 
 def main() -> None:

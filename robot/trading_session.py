@@ -32,6 +32,7 @@ from matching.client import (
     Unanswered,
     query,
 )
+from matching.console import say
 from matching.exits import ExitCode, Fatal
 from matching.marketdata import Feed
 from matching.order import CancelAll, NewOrder, Side, parse_price
@@ -433,8 +434,3 @@ def say_done(command: DeskCommand, answer: Answer, seconds: float) -> None:
     else:
         what = f"order #{answer['oid']} from"
     say(f"{what} {describe(command)} ({seconds:f}seconds)")
-
-
-def say(line: str) -> None:
-    """Print a line, at once."""
-    print(line, flush=True)

@@ -17,7 +17,7 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
     "order events protocol signing book engine records journal recovery session exchange"
-    " marketdata deadman fanout client ports disk config exits pidfile groupcommit server"
+    " marketdata deadman fanout client ports disk config console exits pidfile groupcommit server"
     " realtime httphandlers matchingserver"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
@@ -31,6 +31,7 @@ def _matching(names: str) -> tuple[str, ...]:
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.order": (),
     "matching.ports": (),
+    "matching.console": (),
     "matching.exits": (),
     "matching.pidfile": _matching("exits"),
     "matching.config": _matching("exits"),
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.server": _matching(
         "order exchange session recovery ports config deadman exits fanout groupcommit"
     ),
-    "matching.realtime": _matching("events protocol exchange marketdata fanout server"),
+    "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order"),
@@ -63,18 +64,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "robot.loading": ("robot.strategy", *_matching("exits")),
     "robot.trading_session": (
         *("robot.strategy", "robot.own_orders", "robot.loading"),
-        *_matching("order protocol client marketdata exits"),
+        *_matching("order protocol client marketdata console exits"),
     ),
     "robot.robot_trader": (
         *("robot.strategy", "robot.loading", "robot.trading_session"),
-        *_matching("order client config exits pidfile"),
+        *_matching("order client config console exits pidfile"),
     ),
     "log2db": (
         "log2db",
         "app.models",
         *_matching("order events ports disk records journal recovery config exits pidfile"),
     ),
-    "app.models": ("app.models", *_matching("order config exits")),
+    "app.models": ("app.models", *_matching("order config exits pidfile")),
     "app.controllers": (
         "app.controllers",
         "app.models",
