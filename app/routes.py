@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tornado.routing import URLSpec
 
-from app.controllers import default, orders, passwords, phases, portfolio, trades, user
+from app.controllers import default, flatten, orders, passwords, phases, portfolio, trades, user
 from app.controllers.base import Page, PageHandler, Platform
 from app.controllers.health import FileHandler, LiveHandler, MovedHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
@@ -33,6 +33,7 @@ PAGES: dict[str, Page] = {
     "/default/all_trades": trades.all_trades,
     "/default/order": orders.order,
     "/default/delete": orders.delete,
+    "/default/flatten": flatten.flatten,
     "/default/phase": phases.phase,
     "/default/user": user.login,
     "/default/user/login": user.login,

@@ -77,6 +77,8 @@ class Market:
         self.trading = Client(product.ws_url, ticker=product.name, key=venue_key)
         self.being_sent: dict[tuple[int, OrderRequest], asyncio.Future[Any]] = {}
         """Orders on their way, by owner and request, with what their forms will be answered."""
+        self.being_flattened: dict[tuple[int, str], asyncio.Future[Any]] = {}
+        """Positions that are being closed, by owner and id of the order that is to close them."""
         self._watching = Client(
             product.ws_url, ticker=product.name, key=venue_key, on_message=self._on_message
         )

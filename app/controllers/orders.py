@@ -93,6 +93,7 @@ class _Reply(msgspec.Struct, frozen=True):
 
 
 E = TypeVar("E", Side, TimeInForce, SelfTrade)
+K = TypeVar("K")
 
 log = logging.getLogger("webserver")
 
@@ -105,13 +106,13 @@ def new_order_id() -> str:
 @expose(Audience.TRADERS, methods=("POST",), fields=ORDER_FIELDS)
 async def order(request: Request) -> Result:
     """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp, owner."""
-    return await _tell(request, _place(request))
+    return await tell(request, _place(request), _sentence)
 
 
 @expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
 async def delete(request: Request) -> Result:
     """product, oid (or `all`), owner: cancel an order; _next: the page of a plain form."""
-    return await _tell(request, _cancel(request))
+    return await tell(request, _cancel(request), _sentence)
 
 
 def require_owner(request: Request) -> None:
@@ -131,7 +132,9 @@ def require_owner(request: Request) -> None:
 # -- the answer, to scripts and to plain forms
 
 
-async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
+async def tell(
+    request: Request, work: Coroutine[Any, Any, Answer], sentence: Callable[[dict[str, Any]], str]
+) -> Result:
     """The answer as it is to who asked for JSON; else as a sentence on the form's page."""
     if request.wants_json:
         return await work
@@ -142,7 +145,7 @@ async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
         answer = await work
     except Problem as problem:
         return Redirect(back, problem.message, is_error=True)
-    return Redirect(back, _sentence(answer.values))
+    return Redirect(back, sentence(answer.values))
 
 
 def _sentence(answer: dict[str, Any]) -> str:
@@ -162,22 +165,49 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 async def _place(request: Request) -> Answer:
     require_owner(request)
-    market = _market(request)
+    market = market_of(request)
     owner = request.trader.id
-    wanted = read_order(request.form)
-    key = (owner, wanted)
-    on_its_way = market.being_sent.get(key)
-    if on_its_way is None:
-        on_its_way = asyncio.ensure_future(
-            _reserve_and_send(request.platform, market, owner, wanted)
-        )
-        market.being_sent[key] = on_its_way
-        on_its_way.add_done_callback(lambda _: market.being_sent.pop(key))
-    # Shielded: what one request began goes on when its browser goes away, for the other one.
-    return await asyncio.shield(on_its_way)
+    return await send_once(request.platform, market, owner, read_order(request.form))
 
 
-def _market(request: Request) -> Market:
+async def send_once(
+    platform: Platform,
+    market: Market,
+    owner: int,
+    wanted: intents.Request,
+    *,
+    unless_since: intents.Traffic | None = None,
+) -> Answer:
+    """Reserve and send an order; the same one again gets the answer to the first.
+
+    The answer is the order, or 202 if its own was lost. Problem if it is refused. Moved, and
+    nothing is sent, if the owner's orders in the product are not those of `unless_since` any more.
+    """
+    return await once(
+        market.being_sent,
+        (owner, wanted),
+        lambda: _reserve_and_send(platform, market, owner, wanted, unless_since),
+    )
+
+
+async def once(
+    under_way: dict[K, asyncio.Future[Answer]],
+    key: K,
+    begin: Callable[[], Coroutine[Any, Any, Answer]],
+) -> Answer:
+    """What the work under this key comes to; who asks while it is under way waits for the same.
+
+    Shielded: what one request began goes on when its browser goes away, for the other one.
+    """
+    work = under_way.get(key)
+    if work is None:
+        work = under_way[key] = asyncio.ensure_future(begin())
+        work.add_done_callback(lambda _: under_way.pop(key))
+    return await asyncio.shield(work)
+
+
+def market_of(request: Request) -> Market:
+    """The market of the form's product; Problem if it is not served."""
     product = request.form.get("product", "")
     market = None
     if re.fullmatch("[0-9]{1,18}", product, re.ASCII):
@@ -195,18 +225,23 @@ def read_order(form: Mapping[str, str]) -> intents.Request:
     """
     if not re.fullmatch("[0-9]{1,12}", form.get("quantity", "").strip(), re.ASCII):
         raise _bad_form("Quantity is a whole number of shares")
-    client_id = form.get("id") or new_order_id()
-    if not ORDER_ID.fullmatch(client_id):
-        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
     return intents.Request(
         side=_choice(Side, form.get("type", ""), "type"),
         quantity=int(form["quantity"]),
         price=_price(form.get("price", ""), "Price"),
         stop=_price(form.get("stop", ""), "Stop"),
-        client_id=client_id,
+        client_id=read_id(form),
         tif=_choice(TimeInForce, form.get("tif") or TimeInForce.GTC, "tif"),
         stp=_choice(SelfTrade, form.get("stp") or SelfTrade.TAKER, "stp"),
     )
+
+
+def read_id(form: Mapping[str, str]) -> str:
+    """The id that the form made for its order, a new one if it has none."""
+    client_id = form.get("id") or new_order_id()
+    if not ORDER_ID.fullmatch(client_id):
+        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
+    return client_id
 
 
 def _bad_form(message: str) -> Problem:
@@ -228,20 +263,25 @@ def _price(text: str, name: str) -> int:
 
 
 async def _reserve_and_send(
-    platform: Platform, market: Market, owner: int, wanted: intents.Request
+    platform: Platform,
+    market: Market,
+    owner: int,
+    wanted: intents.Request,
+    unless_since: intents.Traffic | None,
 ) -> Answer:
     transactions = platform.transactions
     if not market.can_trade:
         known = await transactions.read(intents.get, owner, market.ticker, wanted.client_id)
         if known is not None:
-            return await _what_became(market, known)
-        raise _away(market)
+            return await what_became(market, known)
+        raise away_problem(market)
     try:
         intent = await transactions.write(
             _reserve,
             owner,
             market.product,
             wanted,
+            unless_since=unless_since,
             bids=market.levels(Side.BUY),
             asks=market.levels(Side.SELL),
             last=market.quote().value,
@@ -252,15 +292,23 @@ async def _reserve_and_send(
         status = STATUS_OF_CODE.get(refused.code, 422)
         raise Problem(status, refused.code, str(refused), rule=refused.rule) from refused
     if not intent.fresh:
-        return await _what_became(market, intent)
+        return await what_became(market, intent)
     return await _send(platform, market, intent)
 
 
 def _reserve(
-    db: DAL, /, owner: int, product: Product, wanted: intents.Request, **market: Any
+    db: DAL,
+    /,
+    owner: int,
+    product: Product,
+    wanted: intents.Request,
+    unless_since: intents.Traffic | None = None,
+    **market: Any,
 ) -> Intent:
     """Reserve for the product as it is now: the market may not know yet that it was changed."""
     current = products.hold(db, product.id)
+    if unless_since is not None:
+        intents.require_still(db, owner, product.name, unless_since)
     if current is not None and current.active and current.name == product.name:
         return intents.reserve(db, owner, current, wanted, **market)
     known = intents.get(db, owner, product.name, wanted.client_id)
@@ -276,11 +324,11 @@ async def _send(platform: Platform, market: Market, intent: Intent) -> Answer:
     try:
         answer = await market.trading.send(protocol.format(intent.command))
     except Refused as refused:
-        problem = _problem(refused)
+        problem = problem_of(refused)
         await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
         raise problem from refused
     except Away as away:
-        problem = _away(market)
+        problem = away_problem(market)
         await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
         raise problem from away
     except Unanswered:
@@ -300,7 +348,7 @@ async def _note(
         log.warning("order %s of owner %d: %s", intent.client_id, intent.owner, away)
 
 
-async def _what_became(market: Market, intent: Intent) -> Answer:
+async def what_became(market: Market, intent: Intent) -> Answer:
     """The answer to an order that was sent before, or is on its way from elsewhere."""
     match intent.state:
         case State.ACCEPTED | State.JOURNALED:
@@ -309,7 +357,7 @@ async def _what_became(market: Market, intent: Intent) -> Answer:
             except (Away, Unanswered):
                 return _unknown(market, intent)
             except Refused as refused:
-                raise _problem(refused) from refused
+                raise problem_of(refused) from refused
             known = found["order"]
             events = [{"event": "duplicate", "oid": known["oid"]}]
             return Answer(200, _shown({**known, "events": events}))
@@ -340,13 +388,14 @@ def _names(event: Mapping[str, Any], oid: int) -> bool:
     return oid in (event.get("oid"), event.get("buy"), event.get("sell"))
 
 
-def _problem(refused: Refused) -> Problem:
+def problem_of(refused: Refused) -> Problem:
     """A matching server's no, with its code and sentence."""
     status = STATUS_OF_CODE.get(refused.code, 422)
     return Problem(status, refused.code, refused.message, rule=refused.rule)
 
 
-def _away(market: Market) -> Problem:
+def away_problem(market: Market) -> Problem:
+    """The answer while the matching server cannot be reached."""
     message = f"The exchange of {market.ticker} is away; nothing was sent. Try again soon"
     return Problem(503, "not_ready", message, retry_after=2)
 
@@ -364,7 +413,7 @@ def _unknown(market: Market, intent: Intent) -> Answer:
 
 async def _cancel(request: Request) -> Answer:
     require_owner(request)
-    market = _market(request)
+    market = market_of(request)
     oid, owner = request.form.get("oid", ""), request.trader.id
     ts = market.trading.clock.now_ms()
     command: Cancel | CancelAll
@@ -377,9 +426,9 @@ async def _cancel(request: Request) -> Answer:
     try:
         return Answer(200, _shown(await market.trading.send(protocol.format(command))))
     except Refused as refused:
-        raise _problem(refused) from refused
+        raise problem_of(refused) from refused
     except Away as away:
-        raise _away(market) from away
+        raise away_problem(market) from away
     except Unanswered:
         message = (
             f"The connection to the exchange of {market.ticker} was lost before it answered:"
@@ -409,11 +458,19 @@ async def reconcile(platform: Platform) -> None:
     read = platform.transactions.read
     live = [market.ticker for market in platform.markets if market.can_trade]
     overdue = now() - round(UNSEEN_SECONDS * 1_000_000)
+    await find_out(
+        platform,
+        [
+            *await read(intents.unresolved, older_than=now()),
+            *await read(intents.unseen, live, older_than=overdue),
+        ],
+    )
+
+
+async def find_out(platform: Platform, wanted: list[Intent]) -> None:
+    """Ask the live matching servers about these orders, and note what became of them."""
     replies = []
-    for intent in [
-        *await read(intents.unresolved, older_than=now()),
-        *await read(intents.unseen, live, older_than=overdue),
-    ]:
+    for intent in wanted:
         market = platform.markets.find(intent.ticker)
         if market is None or not market.can_trade:
             continue

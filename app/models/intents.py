@@ -95,6 +95,17 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
 
 
+class Traffic(msgspec.Struct, frozen=True):
+    """How many intents an owner has in a product, and a sum of their times; see `traffic`."""
+
+    count: int
+    times: int
+
+
+class Moved(Exception):
+    """Another order of the owner in the product was stored meanwhile; nothing was stored."""
+
+
 class Refused(Exception):
     """The order may not be sent: code, rule and sentence in the form of PROTOCOL §3."""
 
@@ -267,6 +278,46 @@ def get(db: DAL, owner: int, ticker: str, client_id: str) -> Intent | None:
         client_id,
     )
     return _intent(found[0]) if found else None
+
+
+def on_their_way(db: DAL, owner: int, ticker: str) -> list[Intent]:
+    """The owner's intents in a product of which nobody knows yet whether they are in."""
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM order_intent WHERE state IN ('reserved', 'unknown')"
+        " AND owner = ? AND ticker = ? ORDER BY id",
+        owner,
+        ticker,
+    )
+    return [_intent(row) for row in found]
+
+
+def can_still_arrive(intent: Intent, *, server_ms: int) -> bool:
+    """Whether a matching server whose clock shows `server_ms` would still take the command."""
+    return server_ms * 1000 <= _deadline(intent)
+
+
+def traffic(db: DAL, owner: int, ticker: str) -> Traffic:
+    """The owner's intents in a product, to be compared later: equal while none was added."""
+    # A rejected intent that is stored anew has another `ts`; its last bits keep the sum small.
+    found = rows(
+        db,
+        "SELECT COUNT(*), COALESCE(SUM(ts & 1048575), 0) FROM order_intent"
+        " WHERE owner = ? AND ticker = ?",
+        owner,
+        ticker,
+    )
+    return Traffic(count=int(found[0][0]), times=int(found[0][1]))
+
+
+def require_still(db: DAL, owner: int, ticker: str, seen: Traffic) -> None:
+    """Moved if an intent was added since `seen`; inside the transaction that will store one.
+
+    Until that ends nobody else adds one for this owner.
+    """
+    lock_row(db, "auth_user", owner)
+    if traffic(db, owner, ticker) != seen:
+        raise Moved
 
 
 def _require_sound(request: Request) -> None:
