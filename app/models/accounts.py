@@ -122,7 +122,7 @@ def validate_registration(form: Mapping[str, str]) -> Registration:
     errors: dict[str, str] = {}
     username = form.get("username", "").strip()
     if _USERNAME.fullmatch(username) is None:
-        errors["username"] = "1 to 64 letters, digits, dots, dashes or underscores"
+        errors["username"] = "A username has 1 to 64 letters, digits, dots, dashes or underscores"
     profile = _read_profile(form, errors)
     password = _read_new_password(form, errors)
     actual_cash = 0
@@ -175,7 +175,7 @@ def _read_profile(form: Mapping[str, str], errors: dict[str, str]) -> Profile:
 def _read_new_password(form: Mapping[str, str], errors: dict[str, str]) -> str:
     password = form.get("password", "")
     if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
-        errors["password"] = f"{PASSWORD_MIN} to {PASSWORD_MAX} characters"
+        errors["password"] = f"A password has {PASSWORD_MIN} to {PASSWORD_MAX} characters"
     elif "\0" in password:
         errors["password"] = "A password cannot hold a NUL character"
     elif form.get("password_two", "") != password:

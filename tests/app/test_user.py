@@ -286,6 +286,19 @@ def test_logging_out_ends_the_session_on_the_server_too(web: Web, trader: User) 
     assert browser.get(PRODUCTS).status == 303
 
 
+def test_the_cookie_of_a_log_in_is_out_of_the_reach_of_scripts_and_other_sites(
+    web: Web, trader: User
+) -> None:
+    right = {"username": "trader1", "password": "trader1"}
+    for headers, is_secure in (({}, False), ({"X-Forwarded-Proto": "https"}, True)):
+        browser = web.browser()
+        cookie = browser.post(LOGIN, right, headers).headers["set-cookie"]
+        assert cookie.startswith(web.platform.session_cookie)
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+        assert ("Secure" in cookie) is is_secure
+
+
 def test_another_browser_stays_logged_in(web: Web, trader: User) -> None:
     one, other = web.browser(trader), web.browser(trader)
     one.post("/default/user/logout")
