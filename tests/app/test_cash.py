@@ -270,4 +270,4 @@ def test_cash_is_right_after_every_step(venue: Venue) -> None:
             answers[answer.json().get("status") or answer.error] += 1
         assert answer.status in (200, 422), answer.text
         told = venue.check()
-    assert HAPPENS <= set(answers)
+    assert set(answers) >= HAPPENS
