@@ -2,11 +2,14 @@
 
 import csv
 import hashlib
+import re
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from app.controllers import default
+from app.controllers.base import ERROR_CODES
 from app.controllers.markets import Quote
 from app.models import products
 from app.models.accounts import User
@@ -15,6 +18,8 @@ from app.models.products import Product
 from app.routes import PAGES
 from tests.app.test_routes import AUDIENCES
 from tests.app.venue import JSON, Browser, Response, Web
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TABLES = [path for path, page in PAGES.items() if page.table is not None]
 
@@ -229,6 +234,15 @@ def test_a_page_says_that_the_database_is_away_and_when_to_come_back(
         assert "10.0.0.5" not in answer.text
     assert browser.get("/default/products.json").error == "busy"
     assert "Load the page again" in browser.get("/default/products").text
+
+
+def test_every_code_of_an_error_stands_in_the_protocol() -> None:
+    pages = (ROOT / "docs" / "PROTOCOL.md").read_text("utf-8").partition("## 7. The pages")[2]
+    sources = [path.read_text("utf-8") for path in (ROOT / "app" / "controllers").glob("*.py")]
+    codes = {code for text in sources for code in re.findall(r'Problem\(\s*\d+,\s*"(\w+)"', text)}
+    assert {"busy", "throttled", "login_required"} <= codes
+    told = set(re.findall(r"`(\w+)`", pages))
+    assert codes | {*ERROR_CODES.values(), "internal"} <= told
 
 
 @pytest.mark.parametrize(
