@@ -150,6 +150,10 @@ def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
             lot=options.lot,
             reference=options.price,
         )
+    except Locked as error:
+        raise Fatal(
+            ExitCode.UNAVAILABLE, f"another matching server writes {path}; it is left as it is"
+        ) from error
     except (Contradiction, UnknownJournal) as error:
         raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
     except JournalDamaged as error:
