@@ -8,7 +8,17 @@ from pathlib import Path
 
 from tornado.routing import URLSpec
 
-from app.controllers import default, flatten, orders, passwords, phases, portfolio, trades, user
+from app.controllers import (
+    default,
+    flatten,
+    orders,
+    passwords,
+    phases,
+    portfolio,
+    trades,
+    user,
+    zap,
+)
 from app.controllers.base import Page, PageHandler, Platform
 from app.controllers.health import FileHandler, LiveHandler, MovedHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
@@ -35,6 +45,7 @@ PAGES: dict[str, Page] = {
     "/default/delete": orders.delete,
     "/default/flatten": flatten.flatten,
     "/default/phase": phases.phase,
+    "/default/zap": zap.zap,
     "/default/user": user.login,
     "/default/user/login": user.login,
     "/default/user/register": user.register,

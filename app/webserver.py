@@ -127,6 +127,7 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
         migrate(database_uri, var)
         platform = Platform(
             database_uri,
+            var=var,
             venue_key=config.load_venue_key(var),
             url=settings.public_url(browser_urls(host, bound_port)[0]),
             smtp=settings.smtp(),

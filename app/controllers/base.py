@@ -41,6 +41,7 @@ from app.models.db import DAL, DatabaseAway, now
 from app.models.figures import cents, grouped
 from app.models.settings import Smtp
 from matching import signing
+from matching.config import Var
 from matching.order import parse_price
 
 VIEWS = Path(__file__).resolve().parent.parent / "views"
@@ -147,11 +148,13 @@ class Platform:
         self,
         database_uri: str,
         *,
+        var: Var,
         venue_key: str,
         url: str,
         smtp: Smtp | None = None,
         manager_signup: bool = True,
     ) -> None:
+        self.var = var
         self.url = url
         self.smtp = smtp
         self.manager_signup = manager_signup

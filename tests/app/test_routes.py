@@ -30,6 +30,7 @@ AUDIENCES = {
     "/default/delete": (405, 405, 405),
     "/default/flatten": (405, 405, 405),
     "/default/phase": (405, 405, 405),
+    "/default/zap": (303, 403, 200),
     "/default/user": (200, 303, 303),
     "/default/user/login": (200, 303, 303),
     "/default/user/register": (200, 200, 200),
