@@ -216,6 +216,8 @@ def end_run(
             follower = var.run_dir / f"log2db-{ticker}.lock"
             held.enter_context(_lock(follower, "log2db follows", ticker))
         for ticker in journals:
+            held.enter_context(_lock(var.journal_file(ticker), "matching server writes", ticker))
+        for ticker in journals:
             yield from _settle(ticker, var, db)
         followed = [journal.ticker for journal in _ask(db, lambda: runs.followed(db))]
         for ticker in followed:

@@ -84,6 +84,7 @@ class Market:
         )
         self._open_orders: defaultdict[int, dict[int, JsonObject]] = defaultdict(dict)
         self._private: defaultdict[int, set[Listener]] = defaultdict(set)
+        self._lineage: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resubscribing: asyncio.Task[None] | None = None
 
@@ -216,6 +217,7 @@ class Market:
     def _on_message(self, message: JsonObject) -> None:
         match message["type"]:
             case "snapshot":
+                self._note_journal()
                 self.feed.load(message)
                 self.fanout.refresh()
             case "update":
@@ -224,6 +226,13 @@ class Market:
                 self._load_orders(message["orders"])
             case "order":
                 self._on_order(message)
+
+    def _note_journal(self) -> None:
+        """Greet all browsers again if the market has begun anew: so have its numbers."""
+        lineage = (self._watching.hello or {}).get("lineage")
+        if lineage != self._lineage:
+            self._lineage = lineage
+            self._tell_everybody(self.hello())
 
     def _update(self, message: JsonObject) -> None:
         try:

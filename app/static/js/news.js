@@ -32,6 +32,11 @@ export class News {
     this.#notices.show(parts.join(" · "), { tone: order.side, action });
   }
 
+  /** The market has begun anew: its trades bear numbers again that were told of others. */
+  forget() {
+    this.#told.clear();
+  }
+
   /** A change of an own order that the feed brought. */
   changed(event, order) {
     if (event.event === "trade") this.#gather(event, order);

@@ -86,8 +86,8 @@ let lineage = null;
 function hear(message) {
   switch (message.type) {
     case "hello":
-      if (lineage !== null && message.lineage !== lineage) orders.load({ orders: [] });
-      lineage = message.lineage;
+      if (lineage !== null && message.lineage !== lineage) marketBeganAnew();
+      lineage = message.lineage ?? lineage;
       break;
     case "snapshot":
       book.load(message);
@@ -113,6 +113,15 @@ function hear(message) {
       lostOrderResolved(message);
       break;
   }
+}
+
+/** A new run: the numbers of orders and trades begin anew, and what was open is no more. */
+function marketBeganAnew() {
+  orders.load({ orders: [] });
+  ownOrdersChanged();
+  news.forget();
+  account.refreshSoon();
+  notices.show(`${page.ticker} begins a new run: open orders and positions have ended.`, { seconds: 15 });
 }
 
 function marketChanged(change) {
