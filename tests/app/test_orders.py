@@ -1,5 +1,6 @@
 """The way of an order from a form to the matching server, with real processes that are killed."""
 
+import asyncio
 import itertools
 import os
 import re
@@ -14,6 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from app.controllers import orders
+from app.controllers.base import Answer
 from app.models import intents, portfolio, products
 from app.models.accounts import User
 from app.models.db import DAL, Invalid, close, execute, now, open_database, transaction
@@ -103,6 +105,45 @@ def buyer(web: Web) -> User:
 @pytest.fixture
 def seller(web: Web) -> User:
     return web.add_user(f"seller{next(NUMBERS)}")
+
+
+# -- how many at once
+
+
+def test_one_trader_leaves_room_for_the_orders_of_others(
+    web: Web, manager: User, buyer: User, seller: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All database threads wait for its one writer: a flood would hold up every page."""
+    slow = threading.Event()
+
+    async def send_slowly(*_: object, **__: object) -> Answer:
+        while not slow.is_set():
+            await asyncio.sleep(0.01)
+        return Answer(200, {"oid": 1})
+
+    monkeypatch.setattr(orders, "_reserve_and_send", send_slowly)
+    product = web.add_product(f"t{next(NUMBERS)}", by=manager)
+    wait_until(lambda: web.platform.markets.get(product.id), "its market")
+    market = web.platform.markets.get(product.id)
+    assert market is not None
+    form = {"product": product.id, "type": "buy", "quantity": 1, "price": "1"}
+
+    def order(user: User, number: int) -> Response:
+        return web.browser(user).post("/default/order", {**form, "id": f"web-{number}"}, JSON)
+
+    with ThreadPoolExecutor(orders.ORDERS_AT_ONCE + 2) as pool:
+        try:
+            first = [pool.submit(order, buyer, number) for number in range(orders.ORDERS_AT_ONCE)]
+            wait_until(lambda: len(market.being_sent) == len(first), "all of them on their way")
+            one_more = order(buyer, 99)
+            assert (one_more.status, one_more.error) == (429, "throttled")
+            assert one_more.headers["retry-after"] == "1"
+            sent_again, of_another = pool.submit(order, buyer, 0), pool.submit(order, seller, 0)
+            wait_until(lambda: len(market.being_sent) == len(first) + 1, "the other trader's order")
+        finally:
+            slow.set()
+        assert {answer.result().status for answer in (*first, sent_again, of_another)} == {200}
+    assert order(buyer, 99).status == 200
 
 
 # -- what comes back
