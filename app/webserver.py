@@ -6,6 +6,11 @@ It brings the database's tables up to date, connects to the matching server of e
 (and goes on trying while one is away), and serves until a signal stops it.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import errno

@@ -10,6 +10,11 @@ database that is away. What stops it, with the reason: a journal that is damaged
 or foreign (75), another follower of the same ticker (69).
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import logging
 import signal

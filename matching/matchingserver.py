@@ -8,6 +8,11 @@ was being synced (group commit, PROTOCOL §5); only then is it answered. A faile
 the process with exit code 75, and nobody is answered.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import gc

@@ -167,7 +167,8 @@ def open_journal(
     under another `var/` too, and is held until the file is closed.
 
     Locked: another server writes this file (exit 69). Contradiction or UnknownJournal: the
-    configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75). Refusing leaves everything as it was.
+    configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75).
+    Refusing leaves everything as it was.
     """
     if path in (durable_path(path), settled_path(path), torn_path(path)):
         raise Contradiction(f"{path.name} is the name of a mark or of a torn tail, not a journal's")

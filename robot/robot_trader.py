@@ -7,6 +7,11 @@ an order; any other strategy (`-s`) has a session of its own. A line for each or
     order #20 from 0:buy 600@0 (0.005433seconds)
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import math

@@ -6,6 +6,11 @@ house keep ten price levels a side in each product (scripts/house.py), and start
 each. What is there already stays: a second demo on the same var/ goes on where the first one ended.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import os

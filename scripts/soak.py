@@ -11,6 +11,11 @@ SIGTERM, and journals and database are compared, record by record.
     00:08 match-acme is back after 0.9 s
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import os
