@@ -18,6 +18,7 @@ statement sees what others have committed meanwhile. Reading ones are REPEATABLE
 
 import fcntl
 import importlib.util
+import logging
 import os
 import sqlite3
 import time
@@ -109,6 +110,8 @@ def migrate(uri: str, var: Var) -> None:
     transaction, so that one killed in the middle leaves nothing half-done. The record of the schema
     lives in the database itself.
     """
+    # A connection that ends here raises DatabaseAway; pyDAL would log it too, with its traceback.
+    logging.getLogger("pyDAL").setLevel(logging.CRITICAL)
     with (var.run_dir / "migrate.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         db = _connect(uri, migrate=True)
