@@ -19,7 +19,7 @@ from app.controllers.base import (
 )
 from app.controllers.chart import charted
 from app.controllers.markets import Quote
-from app.controllers.orders import new_order_id
+from app.controllers.orders import new_order_id, read_doubts
 from app.controllers.portfolio import cash_values
 from app.models import equity, portfolio
 from app.models import products as catalog
@@ -207,6 +207,7 @@ def trade(db: DAL, request: Request, key: int) -> Result:
     return {
         "page": page,
         "orders": [_open_order(order) for order in open_orders],
+        "in_doubt": read_doubts(db, owner, product.name),
         "order_id": new_order_id(),
         "quote": _quote(quote),
         "phase": _state(product, quote),
@@ -243,10 +244,19 @@ async def pandl(request: Request, key: int) -> Result:
 async def account(request: Request, key: int) -> Result:
     """What a trade page asks for every two seconds: the figures of pandl without its trades.
 
-    `owner` tells a page that somebody else has logged in meanwhile, in another tab.
+    `owner` tells a page that somebody else has logged in meanwhile, in another tab. `in_doubt` are
+    the orders whose answers were lost, and what became of those that it asks for: `?waiting=id,id`.
     """
-    _, (result, _) = await _ask(request, key, _valued)
-    return {"owner": request.trader.id, **_standing(result)}
+    waiting = request.query.get("waiting", "").split(",")
+
+    def read(
+        db: DAL, owner: int, product: Product, last: int | None
+    ) -> tuple[ProfitAndLoss, list[dict[str, Any]]]:
+        result, _ = _valued(db, owner, product, last)
+        return result, read_doubts(db, owner, product.name, also=waiting)
+
+    _, (result, in_doubt) = await _ask(request, key, read)
+    return {"owner": request.trader.id, **_standing(result), "in_doubt": in_doubt}
 
 
 async def _ask(

@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
 import msgspec
@@ -46,6 +46,7 @@ from matching.order import (
     SelfTrade,
     Side,
     TimeInForce,
+    format_price,
     parse_price,
 )
 
@@ -63,6 +64,12 @@ UNSEEN_SECONDS = 60.0
 FOLLOW_SECONDS = 1.0
 FOLLOW_POLL_SECONDS = 0.05
 """How long the reconciler waits for log2db, and how often it looks."""
+
+SENDING_SECONDS = 2.0
+"""An order without an answer is shown as being checked from then on."""
+
+ASKED_LIMIT = 20
+"""A page may ask what became of so many orders at once."""
 
 ORDER_ID = re.compile(r"web-[A-Za-z0-9_.:-]{1,32}", re.ASCII)
 """The platform's client ids begin `web-` (PROTOCOL §4)."""
@@ -88,7 +95,6 @@ STATUS_OF_CODE = {
 class _Reply(msgspec.Struct, frozen=True):
     """What a matching server says of an intent; oid None: not found, up to record `seq`."""
 
-    market: Market
     intent: Intent
     oid: int | None
     seq: int
@@ -99,6 +105,30 @@ E = TypeVar("E", Side, TimeInForce, SelfTrade)
 K = TypeVar("K")
 
 log = logging.getLogger("webserver")
+
+
+def read_doubts(db: DAL, owner: int, ticker: str, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The owner's orders without an outcome, as a page shows them; `also`: ids that it waits for.
+
+    From here a page learns what became of an order whose answer was lost, whichever web server
+    sent it and whichever found out.
+    """
+    asked_for = [client_id for client_id in also if ORDER_ID.fullmatch(client_id)][:ASKED_LIMIT]
+    sending_ends = now() - round(SENDING_SECONDS * 1_000_000)
+    found = intents.doubts(db, owner, ticker, older_than=sending_ends, also=asked_for)
+    return [
+        {
+            "id": doubt.request.client_id,
+            "state": doubt.state,
+            "oid": doubt.oid,
+            "message": doubt.message,
+            "side": doubt.request.side,
+            "quantity": doubt.request.quantity,
+            "price": format_price(doubt.request.price) if doubt.request.price else None,
+            "stop": format_price(doubt.request.stop) if doubt.request.stop else None,
+        }
+        for doubt in found
+    ]
 
 
 def new_order_id() -> str:
@@ -508,10 +538,10 @@ async def _ask(market: Market, intent: Intent) -> list[_Reply]:
     except Refused as refused:
         if refused.code != "order_not_found":
             return []
-        return [_Reply(market, intent, None, refused.answer["seq"], asked_at)]
+        return [_Reply(intent, None, refused.answer["seq"], asked_at)]
     except (Away, Unanswered):
         return []
-    return [_Reply(market, intent, found["order"]["oid"], found["seq"], asked_at)]
+    return [_Reply(intent, found["order"]["oid"], found["seq"], asked_at)]
 
 
 async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> None:
@@ -529,7 +559,7 @@ async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> Non
 
 
 async def _resolve(platform: Platform, reply: _Reply) -> None:
-    market, intent = reply.market, reply.intent
+    intent = reply.intent
     state = await platform.transactions.write(
         intents.resolve,
         intent,
@@ -540,5 +570,3 @@ async def _resolve(platform: Platform, reply: _Reply) -> None:
     )
     if state is not intent.state and state in (State.ACCEPTED, State.NEVER):
         log.info("order %s of owner %d: %s", intent.client_id, intent.owner, state)
-        message = {"type": "intent", "id": intent.client_id, "state": state, "oid": reply.oid}
-        market.tell_owner(intent.owner, message)

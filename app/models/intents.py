@@ -95,6 +95,15 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """What a trader asked for, and what is known of it: an order that is, or was, in doubt."""
+
+    request: Request
+    state: State
+    oid: int | None
+    message: str
+
+
 class Traffic(msgspec.Struct, frozen=True):
     """How many intents an owner has in a product, and a sum of their times; see `traffic`."""
 
@@ -290,6 +299,39 @@ def on_their_way(db: DAL, owner: int, ticker: str) -> list[Intent]:
         ticker,
     )
     return [_intent(row) for row in found]
+
+
+def doubts(
+    db: DAL, owner: int, ticker: str, *, older_than: int, also: Sequence[str] = ()
+) -> list[Doubt]:
+    """The owner's orders in a product of which nobody knows whether they are in, oldest first.
+
+    Those that are merely on their way count from `older_than` (µs) on. `also`: the orders with
+    these ids, whatever became of them.
+    """
+    found = rows(
+        db,
+        "SELECT id, request, state, oid, message FROM order_intent i WHERE owner = ?"
+        " AND ticker = ? AND state IN ('reserved', 'unknown')"
+        f" AND (state = 'unknown' OR created_on < ?) AND {WITHOUT_ROW}",
+        owner,
+        ticker,
+        older_than,
+    )
+    if also:
+        marks = ", ".join("?" for _ in also)
+        found += rows(
+            db,
+            "SELECT id, request, state, oid, message FROM order_intent WHERE owner = ?"
+            f" AND ticker = ? AND client_id IN ({marks})",
+            owner,
+            ticker,
+            *also,
+        )
+    return [
+        Doubt(msgspec.json.decode(request, type=Request), State(state), oid or None, message)
+        for _, request, state, oid, message in sorted(set(found))
+    ]
 
 
 def can_still_arrive(intent: Intent, *, server_ms: int) -> bool:

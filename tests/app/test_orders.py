@@ -32,6 +32,7 @@ from tests.app.venue import (
     running_log2db,
     running_match,
     running_web,
+    wait_until_settled,
 )
 from tests.database import DATABASES, own_database
 from tests.processes import Process
@@ -577,6 +578,48 @@ def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(
     with running_match(web.var, ticker, port), running_log2db(web, ticker):
         wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the order to be given up")
     assert market.available(buyer) == CASH
+
+
+def test_the_pages_of_every_web_server_tell_what_became_of_an_order_in_doubt(
+    web: Web, market: Market, buyer: User
+) -> None:
+    trade_page = f"/default/trade/{market.product.id}"
+    account = f"/default/account/{market.product.id}"
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-lost")
+    shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000, "at": now() - 10_000_000}
+    with (
+        running_log2db(web, market.product.name),
+        running_web(web.var.root, web.database_uri) as other,
+    ):
+        market.order(web.browser(buyer), "sell 7@101", id="web-in")
+        with web.database(write=True) as db:  # as if its answer had been lost, and another order
+            execute(db, "UPDATE order_intent SET state = 'unknown' WHERE owner = ?", buyer.id)
+            ts = now() // 1000 - 10_000
+            intents.reserve(db, buyer.id, market.product, request, **shown, ts=ts)
+        browser = other.browser(buyer)
+        wait_until_settled(web, market.product.name)
+        (lost,) = browser.get(account).json()["in_doubt"]
+        assert lost == {
+            "id": "web-lost",
+            "state": "reserved",
+            "oid": None,
+            "message": "",
+            "side": "buy",
+            "quantity": 10,
+            "price": "50.00",
+            "stop": None,
+        }
+        page = browser.get(trade_page).text
+        assert page.count("unknown, being checked") == 1
+        other.wait_until_live(market.product)
+        wait_until(
+            lambda: market.state(buyer, "web-lost") is State.NEVER, "the first web server to know"
+        )
+        asked = browser.get(f"{account}?waiting=web-in,web-lost,web-none,x").json()["in_doubt"]
+        fates = {order["id"]: (order["state"], order["oid"]) for order in asked}
+        assert fates == {"web-in": ("journaled", 1), "web-lost": ("never", None)}
+        assert browser.get(account).json()["in_doubt"] == []
+        assert "unknown, being checked" not in browser.get(trade_page).text
 
 
 # -- products that are switched off

@@ -21,12 +21,13 @@ from app.models import intents, portfolio, products
 from app.models.accounts import User
 from app.models.intents import State
 from app.models.products import Product
-from matching.config import Var, load_venue_key
+from matching.config import Var
 from matching.order import Side, TimeInForce
 from tests.app.venue import (
     CASH,
     JSON,
     Web,
+    make_platform,
     running_log2db,
     running_match,
     running_web,
@@ -124,7 +125,7 @@ class Venue:
     @asynccontextmanager
     async def platform(self) -> AsyncIterator[tuple[Platform, Market]]:
         """A web server without its reconciler, gone at the end of the block."""
-        platform = Platform(self.uri, venue_key=load_venue_key(self.var), url="http://127.0.0.1/")
+        platform = make_platform(self.var, self.uri, port=0)
         read = platform.transactions.read
         lines = asyncio.create_task(platform.markets.follow(lambda: read(products.served)))
         async with asyncio.timeout(PATIENCE_SECONDS):

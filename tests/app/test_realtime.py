@@ -11,14 +11,10 @@ import pytest
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.controllers import orders, realtime
-from app.models import intents
+from app.controllers import realtime
 from app.models.accounts import User
-from app.models.db import now
 from app.models.products import Product
-from matching import protocol
 from matching.client import Client
-from matching.order import Side
 from tests.app.venue import JSON, Browser, Web, running_match
 from tests.processes import Process
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
@@ -253,28 +249,6 @@ def test_an_order_that_ended_while_the_line_was_down_is_shown_no_more(
                 await client.close()
             with running_match(web.var, product.name, product.port):
                 assert (await watch.until("orders"))["orders"] == []
-
-    asyncio.run(scenario())
-
-
-def test_a_trader_is_told_what_became_of_an_order_whose_answer_was_lost(
-    web: Web, product: Product, trader: User
-) -> None:
-    market = web.platform.markets.get(product.id)
-    assert market is not None
-    request = intents.Request(side=Side.BUY, quantity=1, price=990_000, client_id="web-lost")
-    with web.database(write=True) as db:
-        shown = {"bids": [], "asks": [], "last": 1_000_000}
-        ts = market.trading.clock.now_ms()
-        intent = intents.reserve(db, trader.id, product, request, **shown, ts=ts, at=now())
-
-    async def scenario() -> None:
-        async with watching(web, product.name, web.browser(trader)) as watch:
-            await watch.until("orders")
-            web.run(market.trading.send(protocol.format(intent.command)))
-            web.run(orders.reconcile(web.platform))
-            told = {"type": "intent", "id": "web-lost", "state": "accepted", "oid": 1}
-            assert await watch.until("intent") == told
 
     asyncio.run(scenario())
 

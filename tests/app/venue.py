@@ -124,6 +124,16 @@ class Browser:
                 self.cookies.pop(name, None)
 
 
+def make_platform(var: Var, database_uri: str, *, port: int) -> Platform:
+    """What one web server of a venue holds, on the running loop."""
+    return Platform(
+        database_uri,
+        var=var,
+        venue_key=load_venue_key(var),
+        url=f"http://127.0.0.1:{port}",
+    )
+
+
 class Web:
     """The web server of a venue, with its database; runs until the `with` block ends."""
 
@@ -156,12 +166,7 @@ class Web:
     async def _serve(self) -> None:
         sockets = webserver.bind(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]
-        self.platform = Platform(
-            self.database_uri,
-            var=self.var,
-            venue_key=self.venue_key,
-            url=f"http://127.0.0.1:{self.port}",
-        )
+        self.platform = make_platform(self.var, self.database_uri, port=self.port)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.call_soon(self._is_up.set)

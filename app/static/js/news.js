@@ -46,10 +46,11 @@ export class News {
     }
   }
 
-  /** What became of an order whose answer got lost; `fate` has its `state` and, if it is in, `oid`. */
-  resolved(order, fate) {
-    const words = fate.state === "never" ? "never arrived" : `arrived as #${fate.oid}`;
-    this.#notices.show(`${describe(order)}: ${words}.`, { seconds: 10 });
+  /** What became of an order whose answer got lost; `fate` has its `state` and, if it is in, `oid`,
+   *  if it was refused, `message`. */
+  resolved(order, { state, oid, message }) {
+    const words = { never: "never arrived, and its cash is free", rejected: `refused: ${message}` };
+    this.#notices.show(`${describe(order)}: ${words[state] ?? `arrived as #${oid}`}.`, { seconds: 10 });
   }
 
   #gather(fill, order) {

@@ -70,6 +70,8 @@ const account = new Account({
     position: element("position"), pandl: element("pandl"),
     actual: element("actual"), available: element("available"),
   },
+  waiting: () => orders.unknown.map(({ id }) => id),
+  onDoubts: takeDoubts,
   onLoggedOut: () => feed.end(),
 });
 const feed = new Feed({
@@ -109,9 +111,6 @@ function hear(message) {
     case "order":
       ownOrderChanged(message);
       break;
-    case "intent":
-      lostOrderResolved(message);
-      break;
   }
 }
 
@@ -134,7 +133,7 @@ function marketChanged(change) {
 }
 
 function ownOrdersChanged() {
-  openTable.show(orders.open);
+  openTable.show(orders.open, orders.unknown);
   canvas.touch("plot", "overlay");
 }
 
@@ -146,11 +145,10 @@ function ownOrderChanged(message) {
   news.changed(message.event, order);
 }
 
-function lostOrderResolved(message) {
-  const order = orders.resolve(message);
-  if (order === null) return;
-  news.resolved(order, message);
-  account.refreshSoon();
+/** The account's answer tells of orders whose own answers got lost, whichever web server knows. */
+function takeDoubts(doubts) {
+  for (const { order, fate } of orders.takeDoubts(doubts)) news.resolved(order, fate);
+  openTable.show(orders.open, orders.unknown);
 }
 
 function lineChanged(state) {
