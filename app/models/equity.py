@@ -5,16 +5,16 @@
         points = of_account(db, owner, account)        # the last one's value is account.equity
 
 It runs back from what is true now, and undoes the owner's newest trades one by one: older ones need
-not be read. Between them the market moves: each product counts at the last price that is known
-there, which is that of every own trade, and of so many others, evenly by seq. So the work is
-bounded, however many trades there are; other people's are looked up by index, never scanned.
+not be read. Between them the market moves: so many trades of others are looked at, evenly by seq.
+Some of all these moments are kept, and valued at the very prices that stood then. So the work is
+bounded, however many trades there are; those of others are looked up by index, never scanned.
 
 Only trades and prices move the curve. Money that was paid in counts as though it had always been
 there. Journals that are no longer followed are left out, as they are everywhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby, pairwise
 
 import msgspec
 
@@ -27,16 +27,16 @@ FILLS = 500
 """The curve begins at most so many own trades ago."""
 
 PROBES = 200
-"""So many prices between own trades are looked up, in all products together."""
-
-POINTS = 200
-"""A curve of more points is thinned."""
+"""So many trades of others between them are looked at, in all products together."""
 
 BUCKETS = 64
-"""In so many spans of time a long curve keeps its lowest, its highest and its last value."""
+"""In so many spans of time the curve keeps its lowest, its highest and its last value, at most."""
 
-_PARTS = 8
-"""A span of records that is searched for a time is cut into so many, again and again."""
+SEARCHES = 300
+"""So many prices are searched for in all; with many products, a curve has fewer spans of time."""
+
+KEPT = 3
+"""Lowest, highest, and last."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -75,6 +75,36 @@ class _Trade(msgspec.Struct, frozen=True, order=True):
     shares: int = 0
     cash: int = 0
 
+    @property
+    def place(self) -> tuple[int, str, int]:
+        return self.time, self.ticker, self.seq
+
+
+class _Moment(msgspec.Struct, frozen=True):
+    """Just after a trade: cash, shares, and the last trade in each product that is known of."""
+
+    trade: _Trade
+    cash: int
+    held: dict[str, int]
+    known: dict[str, _Trade]
+
+    @property
+    def value(self) -> int:
+        """About what everything was worth: between the trades that are known of there are more."""
+        return self.cash + sum(
+            self.held[ticker] * trade.price for ticker, trade in self.known.items()
+        )
+
+
+class _Search(msgspec.Struct, frozen=True):
+    """For the last trade until a record: `low`, or up to 2 * step - 1 later, the last one whose
+    last trade until there is not after `until`. A `step` is a power of two, or 0."""
+
+    journal: _Journal
+    low: int
+    step: int = 0
+    until: int = 0
+
 
 def of_account(db: DAL, owner: int, account: Account) -> Curve:
     """Cash and the value of all positions; it ends with the account's equity."""
@@ -97,40 +127,32 @@ def _curve(
     own, is_whole = _own_trades(db, owner, list(shares))
     if not own:
         return Curve([], is_whole=True)
-    cash -= sum(trade.cash for trade in own)
+    journals = {journal.ticker: journal for journal in _journals(db, shares)}
+    begin_cash = cash - sum(trade.cash for trade in own)
     held = dict(shares)
     for trade in own:
         held[trade.ticker] -= trade.shares
-    journals = _journals(db, shares)
-    before, between = _market(db, journals, own, held)
-    marks = {**lasts, **before}
-    value = cash + sum(held[ticker] * marks[ticker] for ticker in held)
-    points = [Point(own[0].time, value)]
-    for trade in sorted(own + between):
-        ticker = trade.ticker
-        value += trade.cash - held[ticker] * marks[ticker]
-        held[ticker] += trade.shares
-        marks[ticker] = trade.price
-        value += held[ticker] * marks[ticker]
-        points.append(Point(trade.time, value))
-    value += sum(held[ticker] * (lasts[ticker] - marks[ticker]) for ticker in held)
-    now = max(points[-1].time, *(journal.time for journal in journals))
-    points.append(Point(now, value))
-    return Curve(_thinned(points), is_whole)
+    before = _trades_before(db, journals, own[0], held)
+    others = _other_trades(db, journals, own, before)
+    begin = _Moment(own[0], begin_cash, held, before)
+    moments = _moments(begin, sorted(own + others))
+    first = Point(begin.trade.time, begin.value)
+    between = _valued(db, journals, _thinned(moments), [begin, *moments])
+    now = max(moments[-1].trade.time, *(journal.time for journal in journals.values()))
+    last = Point(now, cash + sum(shares[ticker] * lasts[ticker] for ticker in shares))
+    return Curve([first, *between, last], is_whole)
 
 
 def _own_trades(db: DAL, owner: int, tickers: Sequence[str]) -> tuple[list[_Trade], bool]:
     """The owner's newest trades, oldest first, and whether they are all there are."""
     found = trades.fills(db, owner, Wanted(tickers=tickers, limit=FILLS + 1))
     is_whole = len(found) <= FILLS
-    by_place = [list(sides) for _, sides in groupby(found, lambda fill: _place(fill))]
+    by_place = [
+        list(sides) for _, sides in groupby(found, lambda fill: (fill.place.ticker, fill.place.seq))
+    ]
     if not is_whole:
         by_place.pop()  # the other side of this one may be missing
     return [_trade(sides) for sides in reversed(by_place)], is_whole
-
-
-def _place(fill: Fill) -> tuple[str, int]:
-    return fill.place.ticker, fill.place.seq
 
 
 def _trade(sides: Sequence[Fill]) -> _Trade:
@@ -145,102 +167,150 @@ def _journals(db: DAL, tickers: Iterable[str]) -> list[_Journal]:
     return [_Journal(*row) for row in found if row[0] in tickers]
 
 
-def _market(
-    db: DAL, journals: Sequence[_Journal], own: Sequence[_Trade], held: Mapping[str, int]
-) -> tuple[dict[str, int], list[_Trade]]:
-    """The prices just before the first own trade, by ticker, and trades of others since then.
-
-    A product that was not `held` there matters from its first own trade on.
-    """
-    first_seqs: dict[str, int] = {}
-    for trade in own:
-        first_seqs.setdefault(trade.ticker, trade.seq)
-    held_before = [journal for journal in journals if held[journal.ticker]]
-    begins = first_seqs | _seqs_before(db, held_before, own[0], first_seqs)
-    concerned = [journal for journal in journals if journal.ticker in begins]
-    each = max(2, PROBES // len(concerned))
-    probes = []
-    for journal in concerned:
-        first = begins[journal.ticker]
-        seqs = {first, journal.seq, *_between(first, journal.seq, each)}
-        probes += [(journal, seq) for seq in seqs]
-    own_seqs = {(trade.ticker, trade.seq) for trade in own}
-    prices: dict[str, int] = {}
-    others = set()
-    for _, trade in _last_trades(db, probes):
-        if (trade.time, trade.ticker, trade.seq) < (own[0].time, own[0].ticker, own[0].seq):
-            prices[trade.ticker] = trade.price
-        elif (trade.ticker, trade.seq) not in own_seqs:
-            others.add(trade)
-    return prices, list(others)
+def _trades_before(
+    db: DAL, journals: Mapping[str, _Journal], first: _Trade, held: Mapping[str, int]
+) -> dict[str, _Trade]:
+    """The last trade before `first` in each product that was held then."""
+    searches = []
+    for ticker, journal in journals.items():
+        if ticker == first.ticker:
+            searches.append(_Search(journal, first.seq - 1))
+        elif held[ticker]:
+            searches.append(_search(journal, 0, journal.seq + 1, first))
+    found = _last_trades(db, searches)
+    return {trade.ticker: trade for trade in found.values() if held[trade.ticker]}
 
 
-def _seqs_before(
-    db: DAL, journals: Sequence[_Journal], first: _Trade, later: Mapping[str, int]
-) -> dict[str, int]:
-    """In each journal a record whose last trade until there is the last one before `first`.
-
-    Times rise with seq, so the place is found by cutting what lies before the record in `later`, or
-    all, into ever smaller parts.
-    """
-    spans = {journal: (0, later.get(journal.ticker, journal.seq + 1)) for journal in journals}
-    for journal, (_, end) in spans.items():
-        if journal.ticker == first.ticker:
-            spans[journal] = (end - 1, end)
-    while probes := [
-        (journal, seq)
-        for journal, (low, high) in spans.items()
-        for seq in _between(low, high, _PARTS)
-    ]:
-        found = {(trade.ticker, seq): trade for seq, trade in _last_trades(db, probes)}
-        for journal, seq in probes:
-            low, high = spans[journal]
-            trade = found.get((journal.ticker, seq))
-            if trade is None or (trade.time, trade.ticker) < (first.time, first.ticker):
-                spans[journal] = (max(low, seq), high)
-            else:
-                spans[journal] = (low, min(high, seq))
-    return {journal.ticker: low for journal, (low, _) in spans.items()}
+def _other_trades(
+    db: DAL,
+    journals: Mapping[str, _Journal],
+    own: Sequence[_Trade],
+    before: Mapping[str, _Trade],
+) -> list[_Trade]:
+    """Trades of others, evenly by seq; of a product not held at first, since the own first one."""
+    begins: dict[str, int] = {}
+    for trade in [*before.values(), *own]:
+        begins.setdefault(trade.ticker, trade.seq)
+    each = max(2, PROBES // len(begins))
+    searches = [
+        _Search(journals[ticker], first + (journals[ticker].seq - first) * part // each)
+        for ticker, first in begins.items()
+        for part in range(1, each + 1)
+    ]
+    known = {(trade.ticker, trade.seq) for trade in [*before.values(), *own]}
+    found = set(_last_trades(db, searches).values())
+    return [trade for trade in found if (trade.ticker, trade.seq) not in known]
 
 
-def _between(low: int, high: int, parts: int) -> list[int]:
-    """At most parts - 1 numbers between the two, evenly.
-
-    >>> _between(10, 20, 4), _between(10, 12, 4), _between(10, 11, 4)
-    ([12, 15, 17], [11], [])
-    """
-    numbers = {low + (high - low) * part // parts for part in range(1, parts)}
-    return sorted(numbers - {low, high})
-
-
-def _last_trades(db: DAL, probes: Sequence[tuple[_Journal, int]]) -> list[tuple[int, _Trade]]:
-    """For each journal and seq, in any order: that seq, and the last trade until there, if any."""
-    values = ", ".join("(?, ?, ?)" for _ in probes)
-    found = rows(
-        db,
-        f"WITH probe (ticker, lineage, seq) AS (VALUES {values})"
-        " SELECT p.seq, m.match_time, m.ticker, m.seq, m.price FROM probe p"
-        ' JOIN "match" m ON m.ticker = p.ticker AND m.lineage = p.lineage AND m.seq ='
-        ' (SELECT MAX(b.seq) FROM "match" b WHERE b.ticker = p.ticker AND b.lineage = p.lineage'
-        " AND b.seq <= p.seq)",
-        *(value for journal, seq in probes for value in (journal.ticker, journal.lineage, seq)),
-    )
-    return [(seq, _Trade(*row)) for seq, *row in found]
+def _moments(begin: _Moment, events: Iterable[_Trade]) -> list[_Moment]:
+    cash, held, known = begin.cash, dict(begin.held), dict(begin.known)
+    moments = []
+    for trade in events:
+        cash += trade.cash
+        held[trade.ticker] += trade.shares
+        known[trade.ticker] = trade
+        moments.append(_Moment(trade, cash, dict(held), dict(known)))
+    return moments
 
 
-def _thinned(points: list[Point]) -> list[Point]:
-    """About as many points as can be told apart in a drawing; highs and lows stay."""
-    if len(points) <= POINTS:
-        return points
-    first, last = points[0], points[-1]
-    span = last.time - first.time + 1
-    kept = [first]
-    for _, group in groupby(
-        points[1:-1], lambda point: (point.time - first.time) * BUCKETS // span
-    ):
+def _thinned(moments: list[_Moment]) -> list[_Moment]:
+    """About as many moments as can be told apart in a drawing; highs and lows stay."""
+    others = len(moments[-1].known) - 1
+    buckets = min(BUCKETS, max(1, SEARCHES // (KEPT * others))) if others else BUCKETS
+    if len(moments) <= KEPT * buckets:
+        return moments
+    first = moments[0].trade.time
+    span = moments[-1].trade.time - first + 1
+    kept = []
+    for _, group in groupby(moments, lambda moment: (moment.trade.time - first) * buckets // span):
         bucket = list(group)
-        places = range(len(bucket))
-        lowest = min(places, key=lambda place: bucket[place].value)
-        highest = max(places, key=lambda place: bucket[place].value)
-        kept += [bucket[place] for place in sorted({lowest, highest, len(bucket) - 1})]
-    return [*kept, last]
+        values = [moment.value for moment in bucket]
+        places = {values.index(min(values)), values.index(max(values)), len(bucket) - 1}
+        kept += [bucket[place] for place in sorted(places)]
+    return kept
+
+
+def _valued(
+    db: DAL,
+    journals: Mapping[str, _Journal],
+    kept: Sequence[_Moment],
+    moments: Sequence[_Moment],
+) -> list[Point]:
+    """What everything was worth at the moments kept, at the very last price before each.
+
+    It is that of the last trade known of in the product, or of one until the next known of.
+    """
+    following: dict[tuple[str, int], int] = {}
+    for earlier, later in pairwise(moments):
+        if trade := earlier.known.get(later.trade.ticker):
+            following[trade.ticker, trade.seq] = later.trade.seq
+    searches, places = [], []
+    for place, moment in enumerate(kept):
+        for ticker, trade in moment.known.items():
+            if ticker != moment.trade.ticker and moment.held[ticker]:
+                journal = journals[ticker]
+                high = following.get((ticker, trade.seq), journal.seq + 1)
+                if high - trade.seq > 1:
+                    searches.append(_search(journal, trade.seq, high, moment.trade))
+                    places.append(place)
+    values = [moment.value for moment in kept]
+    for number, trade in _last_trades(db, searches).items():
+        moment = kept[places[number]]
+        change = trade.price - moment.known[trade.ticker].price
+        values[places[number]] += moment.held[trade.ticker] * change
+    return [Point(moment.trade.time, value) for moment, value in zip(kept, values, strict=True)]
+
+
+def _search(journal: _Journal, low: int, high: int, before: _Trade) -> _Search:
+    """For the last trade before one in another product, from record `low` until before `high`.
+
+    Of trades at one moment the product with the lesser name is first.
+    """
+    until = before.time if journal.ticker < before.ticker else before.time - 1
+    return _Search(journal, low, (1 << (high - low - 1).bit_length()) >> 1, until)
+
+
+def _last_trades(db: DAL, searches: Sequence[_Search]) -> dict[int, _Trade]:
+    """What was found, by number of the search; nothing where there is no trade.
+
+    Times rise with seq: a step is taken if it does not lead too far, and the next is half of it.
+    """
+    if not searches:
+        return {}
+    marks = ", ".join("(?, ?, ?, ?, ?, ?)" for _ in searches)
+    values = [
+        (
+            number,
+            search.journal.ticker,
+            search.journal.lineage,
+            search.until,
+            search.low,
+            search.step,
+        )
+        for number, search in enumerate(searches)
+    ]
+    found = rows(db, _LAST_TRADES.format(values=marks), *chain.from_iterable(values))
+    return {number: _Trade(*row) for number, *row in found}
+
+
+_LAST_TRADES = """
+WITH RECURSIVE wanted (number, ticker, lineage, until, low, step) AS (VALUES {values}),
+search AS (
+  SELECT * FROM wanted
+  UNION ALL
+  SELECT s.number, s.ticker, s.lineage, s.until,
+    s.low + CASE WHEN COALESCE((
+      SELECT m.match_time FROM "match" m
+      WHERE m.ticker = s.ticker AND m.lineage = s.lineage AND m.seq <= s.low + s.step
+      ORDER BY m.seq DESC LIMIT 1
+    ), 0) <= s.until THEN s.step ELSE 0 END,
+    s.step / 2
+  FROM search s WHERE s.step > 0
+)
+SELECT s.number, m.match_time, m.ticker, m.seq, m.price FROM search s
+JOIN "match" m ON m.ticker = s.ticker AND m.lineage = s.lineage AND m.seq = (
+  SELECT MAX(b.seq) FROM "match" b
+  WHERE b.ticker = s.ticker AND b.lineage = s.lineage AND b.seq <= s.low
+)
+WHERE s.step = 0
+"""
