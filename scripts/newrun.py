@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from app.models import db as database
 from app.models import products, runrequest, runs
 from app.models.db import DAL, DatabaseAway
@@ -106,21 +108,23 @@ def carry_out(
     Closed before its end (GeneratorExit) it has changed nothing, or the run has ended.
     """
     course = _Course(request, var, say)
-    closed: dict[Product, Phase] = {}
+    say(f"{request.name} asks for a new run")
     try:
         try:
             course.run = _ask(db, lambda: runs.present(db)).number
             course.report(Step.CLOSING)
             require_here(db)
-            closed = yield from _close(venue.products, key)
+            course.phases = yield from _open_phases(venue.products)
+            course.report(Step.CLOSING)
+            yield from _set_phases(venue, dict.fromkeys(course.phases, Phase.CLOSED), key)
             course.report(Step.SETTLING)
             yield from _stop(venue)
             yield from end_run(var, db, by=request.by, on_ended=course.ended)
         except NotDone as not_done:
             course.give_up(not_done.message)
             venue.pause()
-            yield from _wait(venue.are_up, START_SECONDS)
-            yield from _set_phases(closed, key)
+            yield from _reopen(venue, course.phases, key)
+            course.phases = {}
         else:
             course.report(Step.STARTING)
             venue.forget_programs()
@@ -132,11 +136,22 @@ def carry_out(
     course.finish()
 
 
+def reopen_left(venue: Processes, var: Var, db: DAL, *, key: str) -> Generator[None, None, None]:
+    """Give markets their phases back that were closed for a new run which did not begin."""
+    left = runrequest.progress(var)
+    if left is None or not left.phases:
+        return
+    if _ask(db, lambda: runs.present(db)).number == left.run:
+        yield from _reopen(venue, {name: Phase(text) for name, text in left.phases.items()}, key)
+        runrequest.report(var, msgspec.structs.replace(left, phases={}))
+
+
 class _Course:
     """How one request goes, told to its page and to whoever watches the venue."""
 
     def __init__(self, request: Request, var: Var, say: Callable[[str], None]) -> None:
         self.run = 0
+        self.phases: dict[str, Phase] = {}
         self._request = request
         self._var = var
         self._say = say
@@ -144,13 +159,12 @@ class _Course:
         self._has_ended = False
 
     def report(self, step: Step) -> None:
-        if step is Step.CLOSING:
-            self._say(f"a new run: run {self.run} ends, as {self._request.name} asks")
         runrequest.report(self._var, self._progress(step))
 
     def ended(self, run: Run) -> None:
         """The transaction is made: from here on there is no way back."""
         self._has_ended = True
+        self.phases = {}
         folder = self._var.run_folder(run.number)
         self._say(f"run {run.number} has ended; its journals go to {folder}")
         self.report(Step.MOVING)
@@ -170,7 +184,8 @@ class _Course:
         runrequest.finish(self._var, self._progress(step))
 
     def _progress(self, step: Step) -> Progress:
-        return Progress(self._request, step, self.run, database.now(), self._reason)
+        phases = {ticker: str(phase) for ticker, phase in self.phases.items()}
+        return Progress(self._request, step, self.run, database.now(), self._reason, phases)
 
 
 def judge_left_request(var: Var, db: DAL, say: Callable[[str], None]) -> None:
@@ -185,7 +200,9 @@ def judge_left_request(var: Var, db: DAL, say: Callable[[str], None]) -> None:
     else:
         reason = "the venue was stopped meanwhile; nothing was changed"
         say(f"the new run that {request.name} asked for is dropped: {reason}")
-        done = Progress(request, Step.FAILED, present.number, database.now(), reason)
+        left = runrequest.progress(var)
+        phases = left.phases if left is not None else {}
+        done = Progress(request, Step.FAILED, present.number, database.now(), reason, phases)
     runrequest.finish(var, done)
 
 
@@ -413,48 +430,51 @@ def _wait(condition: Callable[[], bool], seconds: float) -> Iterator[None]:
         yield
 
 
-def _close(served: Sequence[Product], key: str) -> Generator[None, None, dict[Product, Phase]]:
-    """Close the markets; the phases that those had which were not closed.
+def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, Phase]]:
+    """The phases of the markets that are not closed, by ticker.
 
     One that does not answer takes no orders: it is no reason to wait.
     """
 
-    async def close(product: Product) -> Phase | None:
-        phase = None
+    async def ask(product: Product) -> Phase:
         try:
             state = await query(urlsplit(product.post_url)._replace(path="/query").geturl())
-            phase = Phase(state["phase"])
-            if phase is Phase.CLOSED:
-                return None
-            await post_order(
-                product.post_url, SetPhase(ticker=product.name, phase=Phase.CLOSED), key
-            )
-        except (Away, Unanswered, Refused) as error:
-            log.warning("%s is not closed: %s", product.name, error)
-        return phase
+        except Away as away:
+            log.warning("%s is not closed: %s", product.name, away)
+            return Phase.CLOSED
+        return Phase(state["phase"])
 
-    async def close_all() -> list[Phase | None]:
-        return await asyncio.gather(*(close(product) for product in served))
+    async def ask_all() -> list[Phase]:
+        return await asyncio.gather(*map(ask, served))
 
-    phases = yield from _meanwhile(close_all())
+    phases = yield from _meanwhile(ask_all())
+    names = (product.name for product in served)
     return {
-        product: phase for product, phase in zip(served, phases, strict=True) if phase is not None
+        name: phase for name, phase in zip(names, phases, strict=True) if phase is not Phase.CLOSED
     }
 
 
-def _set_phases(phases: Mapping[Product, Phase], key: str) -> Iterator[None]:
-    """Give markets back the phases that they had."""
+def _reopen(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iterator[None]:
+    """Give markets back the phases that they had, once their servers are up again."""
+    yield from _wait(venue.are_up, START_SECONDS)
+    yield from _set_phases(venue, phases, key)
 
-    async def reopen(product: Product, phase: Phase) -> None:
+
+def _set_phases(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iterator[None]:
+    """Tell each market its phase; one that does not take it is named in the log."""
+
+    async def tell(product: Product, phase: Phase) -> None:
         try:
             await post_order(product.post_url, SetPhase(ticker=product.name, phase=phase), key)
         except (Away, Unanswered, Refused) as error:
-            log.warning("%s stays closed: %s", product.name, error)
+            if not (isinstance(error, Refused) and error.code == "invalid_phase"):
+                log.warning("%s is not %s: %s", product.name, phase, error)
 
-    async def reopen_all() -> None:
-        await asyncio.gather(*(reopen(*which) for which in phases.items()))
+    async def tell_all() -> None:
+        meant = [product for product in venue.products if product.name in phases]
+        await asyncio.gather(*(tell(product, phases[product.name]) for product in meant))
 
-    yield from _meanwhile(reopen_all())
+    yield from _meanwhile(tell_all())
 
 
 def _meanwhile(work: Coroutine[Any, Any, T]) -> Generator[None, None, T]:

@@ -93,6 +93,7 @@ class Venue:
         if left := newrun.put_away(var, self._db):
             say(f"moved the journals that were left of an ended run: {', '.join(left)}")
         newrun.judge_left_request(var, self._db, say)
+        self._renewal = newrun.reopen_left(self, var, self._db, key=self._key)
 
     @property
     def is_renewing(self) -> bool:
@@ -129,9 +130,9 @@ class Venue:
         return self._supervisor.runs(role)
 
     def are_up(self) -> bool:
-        """Whether the matching server of every product is up."""
+        """Whether the products are known, and the matching server of each is up."""
         states = (self._supervisor.state(f"match-{product.name}") for product in self.products)
-        return all(state is State.UP for state in states)
+        return self._next_look > 0 and all(state is State.UP for state in states)
 
     def forget_programs(self) -> None:
         """Journals begin anew: so do the arguments of those who write them."""

@@ -52,13 +52,17 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What is being done about a request: `run` is the one that ends, `reason` why it does not."""
+    """What is being done about a request: `run` is the one that ends, `reason` why it does not.
+
+    `phases`: the markets that were closed for it, and what they are to be again if it is given up.
+    """
 
     request: Request
     step: Step
     run: int
     changed_on: int
     reason: str = ""
+    phases: dict[str, str] = {}
 
     @property
     def is_over(self) -> bool:
