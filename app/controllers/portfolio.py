@@ -9,6 +9,7 @@ import msgspec
 
 from app.controllers.base import Audience, Platform, Request, Result, expose
 from app.controllers.chart import charted
+from app.controllers.orders import new_order_id
 from app.models import equity, portfolio
 from app.models import products as catalog
 from app.models.db import DAL
@@ -71,6 +72,7 @@ async def positions(request: Request) -> Result:
         "unrealised": format_price(account.unrealised),
         "positions": [_position_row(known, holding) for holding in held],
         "orders": [_order_row(known, order) for order in known.orders],
+        "order_id": new_order_id(),
         "as_of": _as_of(known, concerned),
     }
 

@@ -32,6 +32,12 @@ export class News {
     this.#notices.show(parts.join(" · "), { tone: order.side, action });
   }
 
+  /** The answer to a flatten of this page. */
+  flattened({ message, position, order }) {
+    for (const { event, tid } of order?.events ?? []) if (event === "trade") this.#told.add(tid);
+    this.#notices.show(`${message}.`, { tone: position ? "error" : "", seconds: 8 });
+  }
+
   /** The market has begun anew: its trades bear numbers again that were told of others. */
   forget() {
     this.#told.clear();

@@ -85,6 +85,15 @@ export class Orders {
     return this.#post("/default/delete", { oid });
   }
 
+  /** Cancels all, then closes the position at market: the answer with its `message`, `{ error }`, or
+   *  `{ unknown }` like an order's. */
+  async flatten() {
+    const id = newId();
+    const answer = await this.#post("/default/flatten", { id }, id);
+    if (answer.unknown && answer.order) this.#lose({ id, ...answer.order, price: 0, stop: 0 });
+    return answer;
+  }
+
   async #post(url, fields, id) {
     this.#sending.add(id);
     const page = { product: this.#product, owner: this.#owner, _xsrf: this.#xsrf };
