@@ -26,7 +26,7 @@ from app.models.trades import Fill, Wanted
 FILLS = 500
 """The curve begins at most so many own trades ago."""
 
-PROBES = 200
+PROBES = 120
 """So many trades of others between them are looked at, in all products together."""
 
 BUCKETS = 64
@@ -39,7 +39,7 @@ KEPT = 3
 """Lowest, highest, and last."""
 
 
-class Point(msgspec.Struct, frozen=True):
+class Point(msgspec.Struct, frozen=True, gc=False):
     """What everything was worth just after a trade; time in µs, value in ten-thousandths."""
 
     time: int
@@ -53,7 +53,7 @@ class Curve(msgspec.Struct, frozen=True):
     is_whole: bool
 
 
-class _Journal(msgspec.Struct, frozen=True):
+class _Journal(msgspec.Struct, frozen=True, gc=False):
     """As much of a product's journal as the database has: up to record `seq`, of `time`."""
 
     ticker: str
@@ -62,7 +62,7 @@ class _Journal(msgspec.Struct, frozen=True):
     time: int
 
 
-class _Trade(msgspec.Struct, frozen=True, order=True):
+class _Trade(msgspec.Struct, frozen=True, order=True, gc=False):
     """A trade in the order in which trades are shown, and what it brought the owner, if anything.
 
     One with oneself brings no shares, and costs the fees of both sides.
@@ -96,7 +96,7 @@ class _Moment(msgspec.Struct, frozen=True):
         )
 
 
-class _Search(msgspec.Struct, frozen=True):
+class _Search(msgspec.Struct, frozen=True, gc=False):
     """For the last trade until a record: `low`, or up to 2 * step - 1 later, the last one whose
     last trade until there is not after `until`. A `step` is a power of two, or 0."""
 
