@@ -266,7 +266,7 @@ async def _follow(platform: Platform, market: Market, seq: int) -> None:
 # -- what is said
 
 
-def _told(course: _Course, wanted: NewOrder | intents.Request, answer: Answer) -> Answer:
+def _told(course: _Course, wanted: intents.Request | NewOrder, answer: Answer) -> Answer:
     """What an order came to that was to close the whole position."""
     ticker, side = course.market.ticker, wanted.side
     if answer.values.get("unknown"):
@@ -282,10 +282,15 @@ def _told(course: _Course, wanted: NewOrder | intents.Request, answer: Answer) -
 
 
 async def _told_before(course: _Course, intent: Intent) -> Answer:
-    """What became of the order that this form sent before."""
-    answer = _told(course, intent.command, await orders.what_became(course.market, intent))
-    answer.values["message"] = f"This was sent before: {answer.values['message']}"
-    return answer
+    """What became of the order that this form sent before, and the position now."""
+    answer = await orders.what_became(course.market, intent)
+    if answer.values.get("unknown"):
+        return _told(course, intent.command, answer)
+    ticker, command = course.market.ticker, intent.command
+    words = _fill_words(ticker, command.side, command.quantity, answer.values)
+    position, _ = await _look(course)
+    message = f"This was sent before: {words}. Your position is {grouped(position)} {ticker} now"
+    return course.answer(200, message, position=position, order=answer.values)
 
 
 def _fill_words(ticker: str, side: Side, quantity: int, order: Mapping[str, Any]) -> str:
