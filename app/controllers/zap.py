@@ -46,7 +46,7 @@ async def zap(request: Request) -> Result:
         if error is None:
             if request.wants_json:
                 return await _values(request.platform, {})
-            return Redirect("/default/zap", "A new run is asked for: it takes some seconds")
+            return Redirect("/default/zap")
         errors["confirm"] = error
     values = await _values(request.platform, errors)
     return Answer(400, values) if errors else values
