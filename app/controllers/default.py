@@ -167,7 +167,14 @@ async def edit_product(request: Request, key: int) -> Result:
             else:
                 await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
                 request.platform.markets.changed()
-                return Redirect(f"/default/edit_product/{key}", f"{changed.name} is changed")
+                message = f"{changed.name} is changed"
+                has_moved = changed.ws_url != product.ws_url
+                if has_moved and await transactions.read(catalog.has_orders, key):
+                    message += (
+                        ". Orders are open in it: its matching server has to run at the new"
+                        " address, with the journal that it has now"
+                    )
+                return Redirect(f"/default/edit_product/{key}", message)
         except Invalid as invalid:
             form, errors = request.form, invalid.errors
     values = {

@@ -93,11 +93,14 @@ STATUS_OF_CODE = {
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """What a matching server says of an intent; oid None: not found, up to record `seq`."""
+    """What a matching server says of an intent; oid None: not found, up to record `seq` of its
+    journal `lineage`.
+    """
 
     intent: Intent
     oid: int | None
     seq: int
+    lineage: str
     asked_at: int
 
 
@@ -533,15 +536,19 @@ async def find_out(platform: Platform, wanted: list[Intent]) -> None:
 async def _ask(market: Market, intent: Intent) -> list[_Reply]:
     """What `find` answers; nothing if it cannot be asked now."""
     asked_at = market.trading.clock.now_ms() * 1000
+    hello = market.trading.hello
+    if hello is None or not market.can_trade:
+        return []
+    lineage = hello["lineage"]  # of the connection that is asked: a new one would answer nothing
     try:
         found = await market.trading.find(client_id=intent.client_id, owner=intent.owner)
     except Refused as refused:
         if refused.code != "order_not_found":
             return []
-        return [_Reply(intent, None, refused.answer["seq"], asked_at)]
+        return [_Reply(intent, None, refused.answer["seq"], lineage, asked_at)]
     except (Away, Unanswered):
         return []
-    return [_Reply(intent, found["order"]["oid"], found["seq"], asked_at)]
+    return [_Reply(intent, found["order"]["oid"], found["seq"], lineage, asked_at)]
 
 
 async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> None:
@@ -565,6 +572,7 @@ async def _resolve(platform: Platform, reply: _Reply) -> None:
         intent,
         found_oid=reply.oid,
         seq=reply.seq,
+        lineage=reply.lineage,
         asked_at=reply.asked_at,
         at=now(),
     )

@@ -236,13 +236,22 @@ def unseen(db: DAL, tickers: Sequence[str], *, older_than: int) -> list[Intent]:
 
 
 def resolve(
-    db: DAL, intent: Intent, *, found_oid: int | None, seq: int, asked_at: int, at: int
+    db: DAL,
+    intent: Intent,
+    *,
+    found_oid: int | None,
+    seq: int,
+    lineage: str,
+    asked_at: int,
+    at: int,
 ) -> State:
     """What the matching server's `find` makes of an intent that has no row; its new state.
 
-    `found_oid` None: `order_not_found`, which carried `seq`; `asked_at` is when it was asked (µs).
+    `found_oid` None: `order_not_found`, which carried `seq` of the journal `lineage`; `asked_at` is
+    when it was asked (µs).
     PROTOCOL §4: that, asked past ts + 5 s, means never once log2db's seq has reached the reply's
-    and the database has no row with the id. Until then it is unknown: ask again. The same holds for
+    and the database has no row with the id; a database that follows another journal than the server
+    that was asked says nothing. Until then it is unknown: ask again. The same holds for
     an order that was accepted into a journal which is no more. An outcome that became known since
     `intent` was read, or another sending under its id, is left as it is.
     """
@@ -255,7 +264,9 @@ def resolve(
     )
     if not is_open or stored.command.ts != intent.command.ts:
         return stored.state
-    settled = portfolio.as_of(db, intent.ticker)  # its row may come between the two questions
+    settled = portfolio.as_of(
+        db, intent.ticker, lineage=lineage
+    )  # its row may come between the two questions
     row = rows(
         db,
         "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?"

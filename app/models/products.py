@@ -78,6 +78,14 @@ _OPEN_INTENT = (
 )
 """Whether an order may have been sent to a product of which the database has no row yet."""
 
+_HAS_ORDERS = (
+    "(EXISTS (SELECT 1 FROM buy_sell_order o JOIN log_position l"
+    " ON l.ticker = o.ticker AND l.lineage = o.lineage"
+    f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+    f" AND o.created_by <> {HOUSE}) OR {_OPEN_INTENT})"
+)
+"""Whether orders of traders are open in a product, or may be."""
+
 
 def validate(form: Mapping[str, str]) -> ProductForm:
     """Fields name, description, unit_price, tick, lot, the URLs, port, active, allow_short.
@@ -198,12 +206,7 @@ def served(db: DAL) -> list[Product]:
     """
     found = rows(
         db,
-        f"SELECT {_COLUMNS} FROM product WHERE active = 'T' OR EXISTS"
-        " (SELECT 1 FROM buy_sell_order o JOIN log_position l"
-        " ON l.ticker = o.ticker AND l.lineage = o.lineage"
-        f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
-        f" AND o.created_by <> ?) OR {_OPEN_INTENT} ORDER BY name",
-        HOUSE,
+        f"SELECT {_COLUMNS} FROM product WHERE active = 'T' OR {_HAS_ORDERS} ORDER BY name",
     )
     return [_product(row) for row in found]
 
@@ -211,6 +214,11 @@ def served(db: DAL) -> list[Product]:
 def has_traded(db: DAL, name: str) -> bool:
     """Whether log2db has seen a journal of this ticker in the present run."""
     return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ? AND closed = 'F'", name))
+
+
+def has_orders(db: DAL, product: int) -> bool:
+    """Whether orders of traders are open in the product, or may be."""
+    return bool(rows(db, f"SELECT id FROM product WHERE id = ? AND {_HAS_ORDERS}", product))
 
 
 def has_open_intents(db: DAL, product: int) -> bool:

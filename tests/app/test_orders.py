@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +23,7 @@ from app.models.accounts import User
 from app.models.db import DAL, Invalid, close, execute, now, open_database, transaction
 from app.models.intents import State
 from app.models.products import Product
+from matching.config import Var
 from matching.order import Side
 from tests.app.venue import (
     CASH,
@@ -553,7 +556,9 @@ def test_an_outcome_that_came_while_the_reconciler_asked_stays(
     def resolve(intent: intents.Intent) -> State:
         later = now() + 60_000_000
         with web.database(write=True) as db:
-            return intents.resolve(db, intent, found_oid=None, seq=0, asked_at=later, at=later)
+            return intents.resolve(
+                db, intent, found_oid=None, seq=0, lineage="", asked_at=later, at=later
+            )
 
     first = reserve(ts=1_000)
     with web.database(write=True) as db:
@@ -659,6 +664,48 @@ def test_an_order_without_an_answer_is_found_out_about_in_an_inactive_product(
 
 
 # -- products that are changed
+
+
+def test_a_product_moves_with_its_orders_and_only_its_own_journal_speaks_for_them(
+    web: Web, market: Market, manager: User, buyer: User, tmp_path: Path
+) -> None:
+    product, sentence = market.product, "its matching server has to run at the new address"
+    form = {"name": product.name, "unit_price": "100.00", "active": "on", "allow_short": "on"}
+    edit_page = f"/default/edit_product/{product.id}"
+    by = web.browser(manager)
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-2")
+    shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000, "at": now() - 10_000_000}
+    with running_log2db(web, product.name):
+        market.order(web.browser(buyer), "buy 10@50", id="web-1")
+        wait_until_settled(web, product.name)
+        stranger, new = free_port(), free_port()
+        (elsewhere := Var(tmp_path)).make()
+        shutil.copy(web.var.root / "venue.key", elsewhere.root)
+        with running_match(elsewhere, product.name, stranger):  # the same name, another journal
+            assert by.post(edit_page, {**form, "port": stranger}).status == 303
+            assert sentence in by.get(edit_page).text
+            wait_until(lambda: served_at(web, product) == stranger, "the market to move")
+            web.wait_until_live(product)
+            with web.database(write=True) as db:
+                ts = now() // 1000 - 10_000
+                intents.reserve(db, buyer.id, product, request, **shown, ts=ts)
+            assert market.state(buyer, "web-2") is State.UNKNOWN
+        market.server.terminate()
+        with running_match(web.var, product.name, new):
+            assert by.post(edit_page, {**form, "port": new}).status == 303
+            wait_until(lambda: served_at(web, product) == new, "the market to move")
+            web.wait_until_live(product)
+            wait_until(lambda: market.state(buyer, "web-2") is State.NEVER, "its own journal")
+            assert market.delete(web.browser(buyer), 1).json()["status"] == "canceled"
+            wait_until(lambda: market.available(buyer) == CASH, "the cash to be free again")
+            assert by.post(edit_page, {**form, "port": stranger}).status == 303
+            assert sentence not in by.get(edit_page).text, "nothing is open any more"
+
+
+def served_at(web: Web, product: Product) -> int:
+    """The port where the platform looks for a product's matching server; 0: nowhere."""
+    market = web.platform.markets.get(product.id)
+    return market.product.port if market else 0
 
 
 @pytest.mark.parametrize("change", [{"name": "renamed"}, {"active": ""}])
