@@ -45,6 +45,7 @@ from matching.exits import ExitCode, Fatal
 from matching.journal import durable_path, settled_path
 from matching.pidfile import read_pid
 from scripts.serve import Signals, migrate, read_mark, require_free_port
+from scripts.supervisor import die_with_parent
 
 EPILOG = """\
 It writes into the folder that --var names, or else into a new one, which it removes if all is well.
@@ -126,6 +127,7 @@ class Venue:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent() if sys.platform == "linux" else None,
             )
 
     def stop(self) -> int | None:

@@ -251,7 +251,7 @@ class Supervisor:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+                    preexec_fn=die_with_parent() if sys.platform == "linux" else None,
                 )
         except OSError as error:  # out of processes or of disk: both may pass
             self._put_off(child, now, child.restart, f"cannot be started: {error}")
@@ -379,7 +379,7 @@ def _children_file(var: Var) -> Path:
     return var.run_dir / "serve.children"
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """What a child does between fork and exec, so that it ends when we end, however that comes."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()
