@@ -10,6 +10,11 @@ At the end, in this order: robots, so that no more orders come; the web app; the
 log2db last, once it has settled what they wrote.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import logging
 import os
