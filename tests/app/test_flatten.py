@@ -14,8 +14,8 @@ import pytest
 from app.controllers import flatten, orders
 from app.models import intents
 from app.models.accounts import User
-from app.models.db import execute, now
-from app.models.intents import State
+from app.models.db import DAL, execute, now
+from app.models.intents import Intent, State
 from app.models.products import Product
 from matching import protocol
 from matching.order import Side
@@ -416,8 +416,17 @@ def test_an_order_on_its_way_is_waited_for(
             ts=now() // 1000,
             at=now(),
         )
+    looks: list[int] = []
+    on_their_way = intents.on_their_way
+
+    def look(db: DAL, owner: int, ticker: str) -> list[Intent]:
+        looks.append(owner)
+        return on_their_way(db, owner, ticker)
+
+    monkeypatch.setattr(intents, "on_their_way", look)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(floor.flatten, trader)
+        wait_until(lambda: len(looks) > 1, "the flatten to wait")
         web.run(floor.market.trading.send(protocol.format(intent.command)))
         assert not asked.done(), "the sale's outcome is not noted yet"
         with web.database(write=True) as db:
