@@ -178,7 +178,7 @@ class _Course:
         if self._has_ended:
             self._say(f"run {self.run + 1} has begun")
         elif not self._reason:
-            self._reason = "the venue was stopped meanwhile; nothing was changed"
+            self._reason = "the venue was stopped meanwhile"
             self._say(f"no new run: {self._reason}")
         step = Step.BEGUN if self._has_ended else Step.FAILED
         runrequest.finish(self._var, self._progress(step))
@@ -198,7 +198,7 @@ def judge_left_request(var: Var, db: DAL, say: Callable[[str], None]) -> None:
     if present.number > 1 and present.begun_on >= request.asked_on:
         done = Progress(request, Step.BEGUN, present.number - 1, database.now())
     else:
-        reason = "the venue was stopped meanwhile; nothing was changed"
+        reason = "the venue was stopped meanwhile"
         say(f"the new run that {request.name} asked for is dropped: {reason}")
         left = runrequest.progress(var)
         phases = left.phases if left is not None else {}

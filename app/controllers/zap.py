@@ -115,7 +115,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
         "run": progress.run,
         "step": progress.step,
         "is_over": progress.is_over,
-        "reason": progress.reason,
+        "reason": _why_not(progress),
         "steps": [
             {
                 "name": name,
@@ -125,6 +125,16 @@ def _progress(progress: Progress) -> dict[str, Any]:
             for index, (name, sentence) in enumerate(STEPS.items())
         ],
     }
+
+
+def _why_not(progress: Progress) -> str:
+    """Why a new run was given up; "" if it was not."""
+    if not progress.reason:
+        return ""
+    return (
+        f"No new run: {progress.reason}. The present one goes on; day orders that were canceled"
+        " do not come back."
+    )
 
 
 def _past(run: EndedRun) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_manager_asks_and_is_told_how_far_it_is(web: Web, manager: User, away:
             assert told["is_over"] == (step is Step.BEGUN)
         failed = Progress(request, Step.FAILED, 1, now(), "<gs> is damaged")
         runrequest.finish(web.var, failed)
-        assert "No new run: &lt;gs&gt; is damaged." in browser.get(ZAP).text
+        assert "No new run: &lt;gs&gt; is damaged. The present one goes on" in browser.get(ZAP).text
         assert ask(browser).status == 200, "there is room for another"
 
 

@@ -54,7 +54,7 @@ function show(state) {
 
 function showProgress({ by, asked, reason, steps }) {
   write(element("asked"), `${by} asked for a new run at ${asked.slice(0, 19).replace("T", " ")} UTC.`);
-  write(element("reason"), reason ? `No new run: ${reason}.` : "");
+  write(element("reason"), reason);
   element("reason").hidden = reason === "";
   const list = element("steps");
   list.hidden = reason !== "";
