@@ -273,7 +273,7 @@ class RealtimeHandler(WebSocketHandler):
         wanted = "orders" in request.channels
         req = None if has_snapshot else request.req
         self.server.exchange.subscribe_orders(self.session, req=req, wanted=wanted)
-        self._unanswered += wanted
+        self._unanswered += wanted or req is not None
         self.server.commit.schedule()
 
     def _on_ping_request(self, request: Ping) -> None:
