@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydal import DAL
 
-from app.models import runrequest, runs
+from app.models import products, runrequest, runs
 from app.models.db import close, now, rows, transaction
 from app.models.products import Product
 from app.models.runrequest import Request, Step
@@ -211,6 +211,18 @@ def test_a_journal_that_is_not_here_keeps_the_run_from_ending(var: Var, db: DAL)
     var.journal_file("gs").rename(var.root / "gs.log")
     with pytest.raises(NotDone, match="followed a journal of gs, which is not in"):
         end_run(var, db)
+
+
+def test_a_product_of_another_machine_keeps_the_run_from_ending(var: Var, db: DAL) -> None:
+    trade(var)
+    boss = add_user(db, "boss", manager=True)
+    form = {"name": "far", "unit_price": "50", "active": "on"}
+    form |= products.urls(9123, host="192.0.2.7")
+    with transaction(db, write=True):
+        products.register(db, products.validate(form), by=boss, at=now())
+    with pytest.raises(NotDone, match=r"far is served at 192\.0\.2\.7, not on this machine"):
+        end_run(var, db)
+    assert "intc.log" in names(var.journal_dir)
 
 
 def test_files_that_are_in_the_way_are_never_written_over(var: Var, db: DAL) -> None:
