@@ -164,7 +164,7 @@ async def _try(platform: Platform, course: _Course) -> Answer | None:
         message = (
             f"The connection to the exchange of {market.ticker} was lost before it answered:"
             " whether your open orders are canceled is not known. No order was sent, and your"
-            " position is as it was"
+            " position is still open, if you had one"
         )
         return course.answer(202, message, unknown=True)
     course.position, seq = await _look(course)
