@@ -67,11 +67,12 @@ export class OpenTable {
   }
 
   #showUnknown(order) {
-    if (this.#rows.has(order.id)) return;
-    const row = document.createElement("tr");
+    const known = this.#rows.get(order.id);
+    const row = known ?? document.createElement("tr");
+    this.#body.prepend(row); // above the open ones, which may have come later
+    if (known) return;
     row.className = "in-doubt";
     this.#rows.set(order.id, row);
-    this.#body.prepend(row);
     const cells = [
       ["oid dim", "–"],
       [order.side, `${order.side} ${kindOfOrder(order).name}`],
@@ -79,6 +80,7 @@ export class OpenTable {
       ["number", "–"],
       ["number", order.price ? formatPrice(order.price) : "market"],
       ["number", order.stop ? formatPrice(order.stop) : "–"],
+      ["tif", ""],
       ["", "unknown, being checked"],
     ];
     for (const [className, text] of cells) {
@@ -86,7 +88,6 @@ export class OpenTable {
       cell.className = className;
       cell.textContent = text;
     }
-    row.lastElementChild.colSpan = 2;
   }
 
   #clicked(event, onCancel) {
