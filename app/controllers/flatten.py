@@ -48,6 +48,9 @@ from matching.order import (
 
 FIELDS = ("product", "id", "owner", "_next")
 
+AT_ONCE = 5
+"""So many go on at once for one owner in one product: each asks the database again and again."""
+
 ROUNDS = 5
 """How often it begins anew because other orders of the owner came in between."""
 
@@ -126,9 +129,14 @@ async def _flatten(request: Request) -> Answer:
     orders.require_owner(request)
     market = orders.market_of(request)
     course = _Course(market, request.trader.id, orders.read_id(request.form))
+    key = (course.owner, course.client_id)
+    under_way = sum(owner == course.owner for owner, _ in market.being_flattened)
+    if key not in market.being_flattened and under_way >= AT_ONCE:
+        message = f"This is done {AT_ONCE} times for you already; nothing was sent"
+        raise Problem(429, "throttled", message, retry_after=1)
     return await orders.once(
         market.being_flattened,
-        (course.owner, course.client_id),
+        key,
         lambda: _run(request.platform, course),
     )
 

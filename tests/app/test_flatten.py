@@ -436,6 +436,15 @@ def test_an_order_on_its_way_is_waited_for(
     assert floor.standing(trader) == (0, 0)
 
 
+def test_too_many_at_once_are_throttled(
+    floor: Floor, trader: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flatten, "AT_ONCE", 0)
+    answer = floor.flatten(trader)
+    assert (answer.status, answer.error) == (429, "throttled")
+    assert answer.headers["retry-after"] == "1"
+
+
 # -- matching servers that go away
 
 
