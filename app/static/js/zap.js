@@ -10,10 +10,6 @@ const element = (id) => document.getElementById(id);
 const past = new LiveTable(document.querySelector('[data-table="past"]'), {});
 let failures = 0;
 
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.hidden = false;
-  button.addEventListener("click", () => navigator.clipboard?.writeText(button.dataset.copy));
-}
 follow();
 
 async function follow() {
