@@ -12,7 +12,8 @@ const ALIGNED = {
   money: "number",
   oid: "number dim",
   doings: "doings",
-  cancel: "doings",
+  cancel: "doings aside",
+  time: "time",
 };
 
 export class LiveTable {
