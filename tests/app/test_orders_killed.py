@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+from tornado.iostream import IOStream
 
 from app.controllers import orders
 from app.controllers.base import Answer, Platform, Problem, Request
@@ -21,6 +23,7 @@ from app.models import intents, portfolio, products
 from app.models.accounts import User
 from app.models.intents import State
 from app.models.products import Product
+from matching.client import Away, Client, Refused, Unanswered
 from matching.config import Var
 from matching.order import Side, TimeInForce
 from tests.app.venue import (
@@ -63,13 +66,18 @@ class Killed:
 
     def __await__(self) -> Generator[Any, None, Any]:
         steps = self._work.__await__()
+        go_on = partial(steps.send, None)
         for count in range(1, self._at + 1):
             try:
-                awaited = steps.send(None)
+                awaited = go_on()
             except StopIteration as end:
                 return end.value
+            go_on = partial(steps.send, None)
             if count < self._at or self._landed:
-                yield awaited
+                try:
+                    yield awaited
+                except (Away, Refused, Unanswered) as error:  # what it awaited ended with this
+                    go_on = partial(steps.throw, error)
         _left_behind.extend((self._work, steps))
         return DEAD
 
@@ -129,11 +137,17 @@ class Venue:
         read = platform.transactions.read
         lines = asyncio.create_task(platform.markets.follow(lambda: read(products.served)))
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (market := platform.markets.get(self.product.id)) is None or not market.can_trade:
+            while (market := platform.markets.get(self.product.id)) is None or not (
+                market.can_trade and market.is_live
+            ):
                 await asyncio.sleep(0.005)
         yield platform, market
+        streams = [stream_of(market.trading), stream_of(market._watching)]
         lines.cancel()
         await asyncio.gather(lines, return_exceptions=True)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not all(stream.closed() for stream in streams):
+                await asyncio.sleep(0.005)
         platform.close()
 
     def in_journal(self, client_id: str) -> int:
@@ -167,6 +181,14 @@ def state_of(web: Web, venue: Venue, owner: User, client_id: str) -> State | Non
 def available(web: Web, owner: User) -> int:
     with web.database() as db:
         return portfolio.cash(db, owner.id).available
+
+
+def stream_of(line: Client) -> IOStream:
+    """The socket of a line that stands: it closes a moment after the line has ended."""
+    assert line._connection is not None
+    assert line._connection.protocol is not None
+    assert line._connection.protocol.stream is not None
+    return line._connection.protocol.stream
 
 
 def sending(
