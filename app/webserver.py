@@ -106,7 +106,8 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
             task.cancel()
         await asyncio.gather(stopping, *background, return_exceptions=True)
         with suppress(TimeoutError):
-            await asyncio.wait_for(server.close_all_connections(), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await server.close_all_connections()
         platform.close()
     for task in background:
         if not task.cancelled() and (error := task.exception()) is not None:

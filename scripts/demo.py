@@ -290,8 +290,7 @@ class Demo:
                     return
                 await asyncio.sleep(STEP_SECONDS)
         finally:
-            for market in self._markets.values():
-                await market.leave()
+            await asyncio.gather(*(market.leave() for market in self._markets.values()))
 
     async def _follow_products(self) -> None:
         """A market for each product as it is now; also for those that a manager registers later.

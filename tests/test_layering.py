@@ -177,6 +177,17 @@ def test_the_core_reaches_for_no_clock_dice_file_or_thread(module: str) -> None:
     assert not impure, f"{module} reaches for {sorted(impure)}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_wait_loses_a_cancel(module: str) -> None:
+    """Before Python 3.12 `wait_for` forgets a cancel that comes as what it waits for ends.
+
+    The task then runs on, and who waits for its end waits for ever: `asyncio.timeout` does not.
+    """
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"asyncio.wait_for", "wait_for"}
+
+
 def test_the_table_names_only_modules_that_exist() -> None:
     named = {name for name in MAY_IMPORT if name not in MODULES}
     assert not {name for name in named if not (ROOT / name.replace(".", "/")).is_dir()}

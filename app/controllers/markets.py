@@ -306,10 +306,12 @@ class Markets:
                 except DatabaseAway as away:
                     log.warning("products: %s", away)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), PRODUCTS_SECONDS)
+                    async with asyncio.timeout(PRODUCTS_SECONDS):
+                        await self._changed.wait()
         finally:
-            for market in self:
-                await market.stop(code=GOING_AWAY, reason="the web server stops")
+            await asyncio.gather(
+                *(market.stop(code=GOING_AWAY, reason="the web server stops") for market in self)
+            )
 
     async def _sync(self, products: list[Product]) -> None:
         wanted = {product.id: product for product in products}

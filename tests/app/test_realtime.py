@@ -12,6 +12,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from app.controllers import realtime
+from app.controllers.markets import Markets
 from app.models.accounts import User
 from app.models.products import Product
 from matching.client import Client
@@ -390,3 +391,29 @@ def test_a_product_that_moves_takes_its_browsers_along(
             assert (await watch.until("upstream"))["state"] == "away"
 
     asyncio.run(scenario())
+
+
+def test_markets_end_when_told_to_also_as_the_products_change() -> None:
+    """A web server that is told to stop waits for that."""
+
+    async def no_products() -> list[Product]:
+        return []
+
+    async def cancel_after(turns: int) -> bool:
+        markets = Markets("key")
+        following = asyncio.create_task(markets.follow(no_products))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        markets.changed()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait([following], timeout=1)
+        is_heeded = following.cancelled()
+        following.cancel()
+        return is_heeded
+
+    async def scenario() -> list[bool]:
+        return [await cancel_after(turns) for turns in range(5)]
+
+    assert asyncio.run(scenario()) == [True] * 5
