@@ -20,7 +20,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -194,15 +194,15 @@ def judge_left_request(var: Var, db: DAL, say: Callable[[str], None]) -> None:
     if request is None:
         runrequest.forget(var)  # should there be a file that holds none
         return
-    present = _ask(db, lambda: runs.present(db))
-    if present.number > 1 and present.begun_on >= request.asked_on:
-        done = Progress(request, Step.BEGUN, present.number - 1, database.now())
+    left = runrequest.progress(var)
+    assert left is not None
+    present = _ask(db, lambda: runs.present(db)).number
+    if 0 < left.run < present:
+        done = Progress(request, Step.BEGUN, left.run, database.now())
     else:
         reason = "the venue was stopped meanwhile"
         say(f"the new run that {request.name} asked for is dropped: {reason}")
-        left = runrequest.progress(var)
-        phases = left.phases if left is not None else {}
-        done = Progress(request, Step.FAILED, present.number, database.now(), reason, phases)
+        done = Progress(request, Step.FAILED, present, database.now(), reason, left.phases)
     runrequest.finish(var, done)
 
 
@@ -227,13 +227,7 @@ def end_run(
     require_here(db)
     journals = sorted(path.stem for path in var.journal_dir.glob("*.log"))
     served = [product.name for product in _ask(db, lambda: products.served(db))]
-    with ExitStack() as held:
-        for ticker in sorted({*journals, *served}):
-            held.enter_context(_lock(var.lock_file(ticker), "matching server serves", ticker))
-            follower = var.run_dir / f"log2db-{ticker}.lock"
-            held.enter_context(_lock(follower, "log2db follows", ticker))
-        for ticker in journals:
-            held.enter_context(_lock(var.journal_file(ticker), "matching server writes", ticker))
+    with _undisturbed(var, {*journals, *served}):
         for ticker in journals:
             yield from _settle(ticker, var, db)
         followed = [journal.ticker for journal in _ask(db, lambda: runs.followed(db))]
@@ -253,7 +247,8 @@ def end_run(
 def put_away(var: Var, db: DAL) -> list[str]:
     """Finish what was begun: move the journals of ended runs; their tickers.
 
-    To be called before anything can open a journal. Fatal (75) if they cannot be moved.
+    To be called before anything can open a journal. NotDone (69) if something that was started by
+    hand works on one of them; Fatal (75) if they cannot be moved.
     """
     left: dict[str, int] = {}
     for path in sorted(var.journal_dir.glob("*.log")):
@@ -262,9 +257,10 @@ def put_away(var: Var, db: DAL) -> list[str]:
             run = _ask(db, partial(runs.run_of, db, path.stem, header.lineage))
             if run is not None:
                 left[path.stem] = run
-    for run in set(left.values()):
-        _make_folder(var, run)
-    _move(var, left)
+    with _undisturbed(var, left):
+        for run in set(left.values()):
+            _make_folder(var, run)
+        _move(var, left)
     return list(left)
 
 
@@ -296,7 +292,7 @@ def _make_ready(var: Var, number: int) -> None:
     folder = _make_folder(var, number)
     probe = var.journal_dir / f".run-{number}"
     try:
-        if next(folder.iterdir(), None) is not None:
+        if any(path.name != probe.name for path in folder.iterdir()):
             raise NotDone(
                 ExitCode.DISK,
                 f"{folder} is not empty, but the database knows of no run {number} that has"
@@ -375,8 +371,21 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
+def _undisturbed(var: Var, tickers: Iterable[str]) -> Iterator[None]:
+    """Hold all that a server or a log2db of these tickers would need; see `_lock`."""
+    with ExitStack() as held:
+        for ticker in sorted(tickers):
+            held.enter_context(_lock(var.lock_file(ticker), "matching server serves", ticker))
+            follower, journal = var.run_dir / f"log2db-{ticker}.lock", var.journal_file(ticker)
+            held.enter_context(_lock(follower, "log2db follows", ticker))
+            if journal.exists():  # no server of this var/ can make it any more
+                held.enter_context(_lock(journal, "matching server writes", ticker))
+        yield
+
+
+@contextmanager
 def _lock(path: Path, what: str, ticker: str) -> Iterator[None]:
-    """Hold a lock that a server or a log2db would need; NotDone if one that is not ours has it."""
+    """Hold one of these locks; NotDone if something that is not ours has it."""
     try:
         lock = SystemDisk().lock(path)
     except Locked as locked:

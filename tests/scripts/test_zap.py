@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from pydal import DAL
 
 from app.models import products, runrequest, runs
 from app.models.db import close, now, rows, transaction
 from app.models.products import Product
-from app.models.runrequest import Request, Step
+from app.models.runrequest import Progress, Request, Step
 from log2db.verify import verify
 from matching.client import Away, query
 from matching.config import Var
@@ -223,6 +224,52 @@ def test_a_product_of_another_machine_keeps_the_run_from_ending(var: Var, db: DA
     with pytest.raises(NotDone, match=r"far is served at 192\.0\.2\.7, not on this machine"):
         end_run(var, db)
     assert "intc.log" in names(var.journal_dir)
+
+
+@pytest.mark.parametrize("name", ["run/intc.lock", "run/log2db-intc.lock", "journal/intc.log"])
+def test_a_journal_that_somebody_works_on_is_not_moved_from_under_them(
+    var: Var, db: DAL, name: str
+) -> None:
+    trade(var)
+    for _ in newrun._settle("intc", var, db):
+        pass
+    with transaction(db, write=True):
+        runs.end_run(db, by=0, at=now())
+    lock = SystemDisk().lock(var.root / name)
+    with pytest.raises(NotDone, match="intc that was started by hand: stop it first"):
+        newrun.put_away(var, db)
+    assert "intc.log" in names(var.journal_dir)
+    lock.release()
+    assert newrun.put_away(var, db) == ["intc"]
+
+
+def test_what_a_killed_one_left_of_trying_the_folder_is_not_in_the_way(var: Var, db: DAL) -> None:
+    trade(var)
+    var.run_folder(1).mkdir(parents=True)
+    for folder in (var.journal_dir, var.run_folder(1)):
+        (folder / ".run-1").touch()
+    end_run(var, db)
+    assert ".run-1" not in {*names(var.run_folder(1)), *names(var.journal_dir)}
+    assert "intc.log" in names(var.run_folder(1))
+
+
+@pytest.mark.parametrize("step", [None, Step.CLOSING, Step.MOVING])
+def test_what_became_of_a_request_does_not_hang_on_the_clock(
+    var: Var, db: DAL, step: Step | None
+) -> None:
+    """It is set back by an hour between the request and the end of the run."""
+    trade(var)
+    request = Request(by=1, name="boss", asked_on=now() + 3_600_000_000)
+    (var.run_dir / "newrun.request").write_bytes(msgspec.json.encode(request))
+    if step is not None:
+        runrequest.report(var, Progress(request, step, 1, now()))
+    if step is Step.MOVING:
+        end_run(var, db)
+    newrun.judge_left_request(var, db, print)
+    known = runrequest.progress(var)
+    assert known is not None
+    assert known.step is (Step.BEGUN if step is Step.MOVING else Step.FAILED)
+    assert runrequest.pending(var) is None
 
 
 def test_files_that_are_in_the_way_are_never_written_over(var: Var, db: DAL) -> None:
