@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check nightly bench stop clean
+.PHONY: demo test check nightly bench soak stop clean
 
 demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
@@ -24,6 +24,9 @@ nightly: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+soak: $(VENV)/.ready
+	@exec $(BIN)/python scripts/soak.py $(ARGS)
 
 stop:
 	@bash stop_all.sh

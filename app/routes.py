@@ -7,11 +7,20 @@ A page's address may end in `.json`, or `.csv` where it is a table, before its a
 from pathlib import Path
 
 from tornado.routing import URLSpec
-from tornado.web import RedirectHandler
 
-from app.controllers import default, orders, passwords, phases, portfolio, trades, user
+from app.controllers import (
+    default,
+    flatten,
+    orders,
+    passwords,
+    phases,
+    portfolio,
+    trades,
+    user,
+    zap,
+)
 from app.controllers.base import Page, PageHandler, Platform
-from app.controllers.health import FileHandler, LiveHandler, ReadyHandler
+from app.controllers.health import FileHandler, LiveHandler, MovedHandler, ReadyHandler
 from app.controllers.realtime import RealtimeHandler
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -34,7 +43,9 @@ PAGES: dict[str, Page] = {
     "/default/all_trades": trades.all_trades,
     "/default/order": orders.order,
     "/default/delete": orders.delete,
+    "/default/flatten": flatten.flatten,
     "/default/phase": phases.phase,
+    "/default/zap": zap.zap,
     "/default/user": user.login,
     "/default/user/login": user.login,
     "/default/user/register": user.register,
@@ -58,11 +69,12 @@ def routes(platform: Platform) -> list[URLSpec]:
         ),
         URLSpec(r"/realtime/(?P<ticker>[a-z0-9_]{1,16})", RealtimeHandler, on),
         URLSpec(r"/static/([A-Za-z0-9_./-]+)", FileHandler, {"path": str(STATIC)}),
-        URLSpec(r"/favicon\.ico", RedirectHandler, {"url": "/static/favicon.svg"}),
+        URLSpec(r"/favicon\.ico", MovedHandler, {"url": "/static/favicon.svg"}),
+        URLSpec(r"/(robots\.txt)", FileHandler, {"path": str(STATIC)}),
         URLSpec(r"/health/live", LiveHandler),
         URLSpec(r"/health/ready", ReadyHandler, on),
-        URLSpec(r"/emte/?", RedirectHandler, {"url": "/"}),
-        URLSpec(r"/emte(/default(?:/[A-Za-z0-9_./-]*)?)", RedirectHandler, {"url": "{0}"}),
+        URLSpec(r"/emte/?", MovedHandler, {"url": "/"}),
+        URLSpec(r"/emte(/default(?:[./][A-Za-z0-9_./-]*)?)", MovedHandler, {"url": "{0}"}),
         URLSpec(r".*", PageHandler, {**on, "page": default.error}),
     ]
 

@@ -6,15 +6,20 @@ It brings the database's tables up to date, connects to the matching server of e
 (and goes on trying while one is away), and serves until a signal stops it.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import errno
 import logging
-import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -28,8 +33,10 @@ from app.models.db import DatabaseAway, migrate
 from app.routes import routes
 from matching import config, exits
 from matching.config import Var
+from matching.disk import SystemDisk
 from matching.exits import ExitCode, Fatal
-from matching.pidfile import pidfile, read_pid
+from matching.pidfile import pidfile
+from matching.ports import Locked
 
 EPILOG = """\
 exit codes: 0 stopped by a signal, 2 usage, 69 the port is taken or the database away, 75 the
@@ -99,7 +106,8 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
             task.cancel()
         await asyncio.gather(stopping, *background, return_exceptions=True)
         with suppress(TimeoutError):
-            await asyncio.wait_for(server.close_all_connections(), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await server.close_all_connections()
         platform.close()
     for task in background:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -125,6 +133,7 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
         migrate(database_uri, var)
         platform = Platform(
             database_uri,
+            var=var,
             venue_key=config.load_venue_key(var),
             url=settings.public_url(browser_urls(host, bound_port)[0]),
             smtp=settings.smtp(),
@@ -136,24 +145,30 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with pidfile(var.run_dir, _pid_name(var, bound_port)):
+    with _own_pidfile(var, bound_port):
         urls = " and ".join(browser_urls(host, bound_port))
         print(f"webserver: listening on {urls}", flush=True)
         await serve(platform, sockets, stop)
 
 
-def _pid_name(var: Var, port: int) -> str:
-    """`web`; a further web server in the same var/ adds its port, so that each can be found."""
-    holder = read_pid(var.run_dir / "web.pid")
-    if holder is None:
-        return "web"
+@contextmanager
+def _own_pidfile(var: Var, port: int) -> Iterator[None]:
+    """Hold `web.pid`; a further web server in the same var/ adds its port, so that each is found.
+
+    Which is the first, a lock says: it ends with its process. A process id that a killed server
+    left may be another program's by now.
+    """
     try:
-        os.kill(holder, 0)
-    except ProcessLookupError:
-        return "web"
-    except PermissionError:  # another user's, but there
-        pass
-    return f"web-{port}"
+        lock = SystemDisk().lock(var.run_dir / "web.lock")
+    except Locked:
+        with pidfile(var.run_dir, f"web-{port}"):
+            yield
+        return
+    try:
+        with pidfile(var.run_dir, "web"):
+            yield
+    finally:
+        lock.release()
 
 
 def browser_urls(host: str, port: int) -> list[str]:

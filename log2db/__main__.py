@@ -2,6 +2,7 @@
 
     python -m log2db -A intc              follow var/journal/intc.log, as long as it grows
     python -m log2db --verify intc        compare the database with the journal, record by record
+    python -m log2db --verify intc --run 1     the same, for the journal of a run that has ended
 
 It reads up to the matching server's durable mark, and writes `<ticker>.settled` after each commit.
 Killed at any moment it goes on where the database is. What it waits for: the journal, and a
@@ -9,13 +10,18 @@ database that is away. What stops it, with the reason: a journal that is damaged
 or foreign (75), another follower of the same ticker (69).
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -123,49 +129,14 @@ class Follower:
     def _follow(self, db: DAL, *, once: bool) -> None:
         """Follow the file that is the journal now; return when another has taken its place."""
         identity = self._wait_for_journal()
-        with closing(SystemDisk().open(self._path)) as file:
-            header = read_header(file)
-            self._require_ours(header)
-            with transaction(db, write=True):
-                position = resume(db, header)
-            require_place(file, header, position)
-            log.info("%s: following %s from record %d", self._ticker, self._path, position.seq)
-            with closing(self._open_mark()) as settled:
-                self._say_settled(settled, header, position)
-                while self._identity() == identity:
-                    for reached in self._catch_up(db, file, header, position):
-                        position = reached
-                        self._say_settled(settled, header, position)
-                        self._wait(0)
-                    if once:
-                        return
-                    self._wait(POLL_SECONDS)
+        with _opened(self._ticker, self._path, db) as place:
+            while self._identity() == identity:
+                for _ in place.catch_up():
+                    self._wait(0)
+                if once:
+                    return
+                self._wait(POLL_SECONDS)
         log.info("%s: the journal is another file now", self._ticker)
-
-    def _catch_up(
-        self, db: DAL, file: SystemFile, header: Header, position: Position
-    ) -> Iterator[Position]:
-        """Settle what lies between the position and the durable mark; each place after a commit."""
-        mark = read_durable(self._path)
-        if mark is None:
-            return
-        if mark.lineage != header.lineage:
-            raise ForeignJournal(
-                f"the journal is of lineage {header.lineage}, its durable mark of {mark.lineage}"
-            )
-        if mark.seq <= position.seq:
-            return
-        for step in steps(read_batches(file, header, position, until=mark.offset)):
-            work = partial(settle, db, header, position, step, at=now())
-            in_transaction(db, work, write=True)
-            position = step.after
-            yield position
-
-    def _require_ours(self, header: Header) -> None:
-        if header.ticker != self._ticker:
-            raise ForeignJournal(f"it is the journal of {header.ticker}")
-        if header.rules != RULES:
-            raise UnknownJournal(f"rules={header.rules}; this program knows rules={RULES}")
 
     def _wait_for_journal(self) -> tuple[int, int]:
         """Which file is the journal, once it is there and something in it is durable."""
@@ -186,16 +157,93 @@ class Follower:
             return None
         return status.st_dev, status.st_ino
 
-    def _open_mark(self) -> SystemFile:
-        disk, path = SystemDisk(), settled_path(self._path)
-        return disk.open(path) if disk.exists(path) else disk.create(path)
-
-    def _say_settled(self, settled: SystemFile, header: Header, position: Position) -> None:
-        settled.write_at(0, Mark(position.seq, position.offset, header.lineage).encode())
-
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
+
+
+def settle_rest(ticker: str, path: Path, db: DAL) -> Iterator[None]:
+    """Settle what is durable of a journal, with a pause after each commit; it waits for nothing.
+
+    JournalDamaged if something stands after that, or the journal cannot be trusted; ForeignJournal,
+    UnknownJournal, Fenced and DatabaseAway as they come.
+    """
+    with _opened(ticker, path, db) as place:
+        yield from place.catch_up()
+        end = place.position.offset
+        if place.file.size() > end:
+            raise JournalDamaged(
+                end, "what follows was never synced; its matching server repairs that as it starts"
+            )
+
+
+@contextmanager
+def _opened(ticker: str, path: Path, db: DAL) -> Iterator["_Place"]:
+    """An open journal, where the database is in it, and the mark that says so."""
+    disk, mark_path = SystemDisk(), settled_path(path)
+    with closing(disk.open(path)) as file:
+        header = read_header(file)
+        _require_ours(header, ticker)
+        with transaction(db, write=True):
+            position = resume(db, header)
+        require_place(file, header, position)
+        log.info("%s: following %s from record %d", ticker, path, position.seq)
+        mark = disk.open(mark_path) if disk.exists(mark_path) else disk.create(mark_path)
+        with closing(mark):
+            place = _Place(db, path, file, header, position, mark)
+            place.say_settled()
+            yield place
+
+
+def _require_ours(header: Header, ticker: str) -> None:
+    if header.ticker != ticker:
+        raise ForeignJournal(f"it is the journal of {header.ticker}")
+    if header.rules != RULES:
+        raise UnknownJournal(f"rules={header.rules}; this program knows rules={RULES}")
+
+
+class _Place:
+    """Where the database is in an open journal, and how it goes on from there."""
+
+    def __init__(
+        self,
+        db: DAL,
+        path: Path,
+        file: SystemFile,
+        header: Header,
+        position: Position,
+        settled: SystemFile,
+    ) -> None:
+        self.file = file
+        self.position = position
+        self._db = db
+        self._path = path
+        self._header = header
+        self._settled = settled
+
+    def catch_up(self) -> Iterator[None]:
+        """Settle what lies between the position and the durable mark; a pause after each commit."""
+        mark = read_durable(self._path)
+        if mark is None:
+            return
+        if mark.lineage != self._header.lineage:
+            raise ForeignJournal(
+                f"the journal is of lineage {self._header.lineage}, its durable mark of"
+                f" {mark.lineage}"
+            )
+        if mark.seq <= self.position.seq:
+            return
+        for step in steps(read_batches(self.file, self._header, self.position, until=mark.offset)):
+            work = partial(settle, self._db, self._header, self.position, step, at=now())
+            in_transaction(self._db, work, write=True)
+            self.position = step.after
+            self.say_settled()
+            yield
+
+    def say_settled(self) -> None:
+        """Write the mark."""
+        mark = Mark(self.position.seq, self.position.offset, self._header.lineage)
+        self._settled.write_at(0, mark.encode())
 
 
 def read_durable(path: Path) -> Mark | None:
@@ -252,9 +300,12 @@ def follow(ticker: str, var: Var, uri: str, *, once: bool) -> None:
         lock.release()
 
 
-def compare(ticker: str, var: Var, uri: str) -> int:
-    """Print what `verify` finds; the exit code: 0 if the database says what the journal says."""
-    path = var.journal_file(ticker)
+def compare(ticker: str, var: Var, uri: str, *, run: int | None) -> int:
+    """Print what `verify` finds; the exit code: 0 if the database says what the journal says.
+
+    run: an ended one, whose journal it then is; None: the present one.
+    """
+    path = var.journal_file(ticker) if run is None else var.run_journal_file(run, ticker)
     try:
         with closing(SystemDisk().open(path)) as file:
             report = verify(open_database(uri), file, ticker, read_durable(path))
@@ -285,10 +336,15 @@ def main() -> None:
     what.add_argument(
         "--verify", type=_ticker, metavar="TICKER", help="compare database and journal, and end"
     )
+    parser.add_argument(
+        "--run", type=_run, metavar="N", help="with --verify: the journal of ended run N"
+    )
     parser.add_argument("--once", action="store_true", help="end when the database has caught up")
     parser.add_argument("--var", help="where journals and marks are (default: var/, $EMTE_VAR)")
     parser.add_argument("--database", metavar="URI", help="default: var/emte.db, $EMTE_DATABASE")
     options = parser.parse_args()
+    if options.run is not None and options.verify is None:
+        parser.error("--run goes with --verify: a run that has ended is not followed")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
@@ -299,7 +355,7 @@ def main() -> None:
         var = find_var(options.var)
         uri = settings.database_uri(var, options.database)
         if options.verify is not None:
-            sys.exit(compare(options.verify, var, uri))
+            sys.exit(compare(options.verify, var, uri, run=options.run))
         follow(options.ticker, var, uri, once=options.once)
 
     sys.exit(exits.run("log2db", body))
@@ -309,6 +365,12 @@ def _ticker(text: str) -> str:
     if TICKER.fullmatch(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a ticker")
     return text
+
+
+def _run(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:12]) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a run")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def resume(db: DAL, header: Header) -> Position:
     """
     found = rows(
         db,
-        'SELECT seq, "offset", batch, h, lineage, closed FROM log_position'
+        'SELECT seq, "offset", batch, h, lineage, closed, run FROM log_position'
         " WHERE ticker = ? AND (lineage = ? OR closed = 'F') ORDER BY closed",
         header.ticker,
         header.lineage,
@@ -185,14 +185,15 @@ def resume(db: DAL, header: Header) -> Position:
         except Taken as taken:
             raise Fenced(f"it began {header.ticker} at the same moment") from taken
         return start
-    seq, offset, batch, chain, lineage, closed = found[0]
+    seq, offset, batch, chain, lineage, closed, run = found[0]
     if lineage != header.lineage:
         raise ForeignJournal(
             f"the journal is of lineage {header.lineage}; the database has followed {lineage}"
             f" up to record {seq}"
         )
     if closed == "T":
-        raise ForeignJournal(f"the journal's lineage, {lineage}, is closed in the database")
+        ended = f": it is of run {run}, which has ended" if run else ""
+        raise ForeignJournal(f"the journal's lineage, {lineage}, is closed in the database{ended}")
     return Position(seq, offset, batch, chain)
 
 

@@ -202,7 +202,8 @@ class Client:
         self._connection = await self._open()
         self._gone.clear()
         try:
-            self.hello = await asyncio.wait_for(self._greeting, CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self.hello = await self._greeting
         except (TimeoutError, Unanswered) as error:
             await self.close()
             raise Away(f"{self.url} does not say hello") from error
@@ -279,7 +280,9 @@ class Client:
         protocol = connection.protocol
         connection.close()
         try:
-            await asyncio.wait_for(self._gone.wait(), CLOSE_SECONDS)
+            # Not `wait_for`: before Python 3.12 it loses a cancel that comes as the wait ends.
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
         except TimeoutError:
             self._on_gone()
             if protocol is not None and protocol.stream is not None:
@@ -421,7 +424,8 @@ class Client:
         try:
             sending = self._connection.write_message(msgspec.json.encode(message).decode())
             sending.add_done_callback(_take_note)
-            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
         except WebSocketClosedError as error:
             raise Away(f"{self.url} is not connected") from error
         except TimeoutError as error:

@@ -50,6 +50,13 @@ class Var:
     def journal_file(self, ticker: str) -> Path:
         return self.journal_dir / f"{ticker}.log"
 
+    def run_folder(self, run: int) -> Path:
+        """Where the journals of a run that has ended are kept."""
+        return self.root / "runs" / str(run)
+
+    def run_journal_file(self, run: int, ticker: str) -> Path:
+        return self.run_folder(run) / f"{ticker}.log"
+
     def lock_file(self, ticker: str) -> Path:
         return self.run_dir / f"{ticker}.lock"
 

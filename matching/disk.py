@@ -43,6 +43,9 @@ class SystemFile:
             length -= len(part)
         return b"".join(parts)
 
+    def lock(self) -> None:
+        _lock(self._handle, "the file")
+
     def append(self, data: bytes) -> None:
         self.write_at(self.size(), data)
 
@@ -96,11 +99,18 @@ class SystemDisk:
     def lock(self, path: Path) -> SystemLock:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(handle, str(path))
+        except BaseException:
             os.close(handle)
-            raise Locked(f"{path} is held by another process") from error
+            raise
         return SystemLock(handle)
+
+
+def _lock(handle: int, name: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Locked(f"{name} is held by another process") from error
 
 
 if sys.platform == "darwin":

@@ -318,7 +318,10 @@ class Exchange:
         self._ask(partial(self._login, session, text, signature, req))
 
     def subscribe_orders(self, session: Session, *, req: int | None, wanted: bool) -> None:
-        """Begin (or end) with `order` messages; they follow an `orders` message."""
+        """Begin (or end) with `order` messages; they follow an `orders` message.
+
+        `req` is None if a snapshot answers the request already.
+        """
         self._ask(partial(self._subscribe_orders, session, req, wanted))
 
     def find(
@@ -651,6 +654,8 @@ class Exchange:
     def _subscribe_orders(self, session: Session, req: int | None, wanted: bool) -> None:
         self._unwatch(session)
         if not wanted:
+            if req is not None:  # no snapshot answers it: a client that waits is told that it is so
+                self._deliver(session.recipient, Reply(req, Answer()))
             return
         if not session.is_logged_in:
             self._deliver(session.recipient, Reply(req, self._refusal(_LOGIN_FIRST, self._now())))

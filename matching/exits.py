@@ -10,6 +10,7 @@
 | 78 | configuration |
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -33,8 +34,20 @@ class Fatal(Exception):
         self.message = message
 
 
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end the process at once, without a word, until `run` has begun.
+
+    A program calls it before its imports, which take a while and have nothing to clean up. A signal
+    that whoever started the program has it ignore stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(program: str, body: Callable[[], None]) -> int:
     """Run a process's body; the exit code for `sys.exit`. A Fatal prints its one line on stderr."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         body()
     except Fatal as fatal:

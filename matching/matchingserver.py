@@ -8,6 +8,11 @@ was being synced (group commit, PROTOCOL §5); only then is it answered. A faile
 the process with exit code 75, and nobody is answered.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import gc
@@ -23,6 +28,7 @@ from tornado.netutil import bind_sockets
 
 from matching import exits
 from matching.config import Var, choose_key, find_var, read_generations
+from matching.console import say
 from matching.disk import SystemClock, SystemDice, SystemDisk
 from matching.exits import ExitCode, Fatal
 from matching.groupcommit import DiskFailed
@@ -32,7 +38,7 @@ from matching.order import TICKER, Phase, parse_price
 from matching.pidfile import pidfile
 from matching.ports import Disk, Locked
 from matching.recovery import Contradiction, Recovered, open_journal
-from matching.server import Options, Server, say
+from matching.server import Options, Server
 
 
 def main() -> None:
@@ -149,6 +155,10 @@ def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
             lot=options.lot,
             reference=options.price,
         )
+    except Locked as error:
+        raise Fatal(
+            ExitCode.UNAVAILABLE, f"another matching server writes {path}; it is left as it is"
+        ) from error
     except (Contradiction, UnknownJournal) as error:
         raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
     except JournalDamaged as error:

@@ -35,6 +35,9 @@ class File(Source, Protocol):
     that got it must stop, never try again (a second fdatasync may succeed without having written).
     """
 
+    def lock(self) -> None:
+        """Be its only writer until it is closed; Locked if another process is, by any name."""
+
     def append(self, data: bytes) -> None:
         """Write `data` at the end with one call; OSError if not all of it went in."""
 

@@ -16,11 +16,12 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 from matching import protocol
+from matching.console import say
 from matching.events import Rejected
 from matching.exchange import Close, Message, Replies, Reply
 from matching.fanout import Listener
 from matching.marketdata import DEFAULT_DEPTH, MAX_DEPTH, JsonObject
-from matching.server import Server, say
+from matching.server import Server
 
 SMALL_FRAME = 4 * 1024
 """The largest frame before a login (PROTOCOL §4)."""
@@ -272,7 +273,7 @@ class RealtimeHandler(WebSocketHandler):
         wanted = "orders" in request.channels
         req = None if has_snapshot else request.req
         self.server.exchange.subscribe_orders(self.session, req=req, wanted=wanted)
-        self._unanswered += wanted
+        self._unanswered += wanted or req is not None
         self.server.commit.schedule()
 
     def _on_ping_request(self, request: Ping) -> None:

@@ -163,20 +163,26 @@ def open_journal(
 
     tick, lot and reference (ten-thousandths) are what the operator asked for, None where nothing:
     they make a new journal (default 0.01, 1, 100.00), and must not contradict an old one. The
-    caller holds the ticker's lock.
+    caller holds the ticker's lock; the journal's own is taken here, since a file may be named (-f)
+    under another `var/` too, and is held until the file is closed.
 
-    Contradiction or UnknownJournal: the configuration is wrong (exit 78). JournalDamaged, OSError:
-    the disk cannot be relied on (75). Refusing leaves everything as it was.
+    Locked: another server writes this file (exit 69). Contradiction or UnknownJournal: the
+    configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75).
+    Refusing leaves everything as it was.
     """
     if path in (durable_path(path), settled_path(path), torn_path(path)):
         raise Contradiction(f"{path.name} is the name of a mark or of a torn tail, not a journal's")
-    durable = _read_mark(disk, durable_path(path))
-    settled = _read_mark(disk, settled_path(path))
     file = disk.open(path) if disk.exists(path) else None
     try:
+        if file is not None:
+            file.lock()
+        durable = _read_mark(disk, durable_path(path))
+        settled = _read_mark(disk, settled_path(path))
         if file is None or _is_half_made(file):
             _refuse_if_known(path, durable, settled)
-            file = file if file is not None else disk.create(path)
+            if file is None:
+                file = disk.create(path)
+                file.lock()
             header = Header(
                 ticker=ticker,
                 lineage=dice.token(8).hex(),

@@ -11,7 +11,6 @@ import logging
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -271,9 +270,3 @@ class _ServerMetrics(Collector):
         yield GaugeMetricFamily("emte_clients", "WebSockets", value=len(server.connections))
         yield GaugeMetricFamily("emte_seq", "Last durable record", value=exchange.feed.seq)
         yield GaugeMetricFamily("emte_epoch", "Starts of this journal", value=exchange.epoch)
-
-
-def say(line: str) -> None:
-    """Print for whoever watches; where nobody can any more, trading goes on all the same."""
-    with suppress(OSError):
-        print(line, flush=True)

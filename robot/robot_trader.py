@@ -7,6 +7,11 @@ an order; any other strategy (`-s`) has a session of its own. A line for each or
     order #20 from 0:buy 600@0 (0.005433seconds)
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import math
@@ -21,12 +26,13 @@ from typing import NoReturn
 
 from matching import config, exits
 from matching.client import Away, Backoff, Refused, ServerClock, Unanswered, post_order, quote
+from matching.console import say
 from matching.exits import ExitCode, Fatal
 from matching.order import TICKER, parse_price
 from matching.pidfile import pidfile
 from robot import loading
 from robot.strategy import Desk, DeskCommand, RandomTrader, describe
-from robot.trading_session import TradingSession, say, say_done, wait_for_server
+from robot.trading_session import TradingSession, say_done, wait_for_server
 
 EPILOG = """\
 It waits for its matching server: at the start, and whenever the server goes away. An order that is
@@ -210,8 +216,12 @@ async def _run(robot: QuoteTrader | TradingSession) -> None:
     # Not by the loop's add_signal_handler, which Windows does not have.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(trading.cancel))
-    with suppress(asyncio.CancelledError):
-        await trading
+    try:
+        with suppress(asyncio.CancelledError):
+            await trading
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it ends already; the loop hears no more
 
 
 def main() -> None:

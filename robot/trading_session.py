@@ -32,6 +32,7 @@ from matching.client import (
     Unanswered,
     query,
 )
+from matching.console import say
 from matching.exits import ExitCode, Fatal
 from matching.marketdata import Feed
 from matching.order import CancelAll, NewOrder, Side, parse_price
@@ -260,7 +261,8 @@ class TradingSession:
             await self._call(self._strategy.on_timer)
         elif is_idle and not self._news:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._next_timer - now)
+                async with asyncio.timeout(self._next_timer - now):
+                    await self._wake.wait()
         await asyncio.sleep(0)  # a strategy that is always busy must not stop the connection
 
     async def _call(self, method: Callable[..., None], *arguments: Any) -> None:
@@ -294,7 +296,8 @@ class TradingSession:
         while self._shown_seq < self._answered_seq and self._live.is_set() and loop.time() < end:
             self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), end - loop.time())
+                async with asyncio.timeout_at(end):
+                    await self._wake.wait()
         self._answered_seq = min(self._answered_seq, self._shown_seq)
 
     def _levels(self, side: Side) -> list[Level]:
@@ -433,8 +436,3 @@ def say_done(command: DeskCommand, answer: Answer, seconds: float) -> None:
     else:
         what = f"order #{answer['oid']} from"
     say(f"{what} {describe(command)} ({seconds:f}seconds)")
-
-
-def say(line: str) -> None:
-    """Print a line, at once."""
-    print(line, flush=True)

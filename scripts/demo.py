@@ -6,6 +6,11 @@ house keep ten price levels a side in each product (scripts/house.py), and start
 each. What is there already stays: a second demo on the same var/ goes on where the first one ended.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import asyncio
 import os
@@ -254,6 +259,7 @@ class Demo:
             web_host=self._host,
             web_port=self._port,
             supervisor=self._supervisor,
+            say=self._screen.say,
         )
         self._has_started: set[str] = set()
         self._markets: dict[Product, Market] = {}
@@ -276,7 +282,7 @@ class Demo:
         try:
             while not signals.is_stop_asked:
                 self._venue.step()
-                self._follow_products()
+                await self._follow_products()
                 self._start_robots()
                 self._announce_web()
                 self._screen.show(self._table)
@@ -284,14 +290,18 @@ class Demo:
                     return
                 await asyncio.sleep(STEP_SECONDS)
         finally:
-            for market in self._markets.values():
-                await market.leave()
+            await asyncio.gather(*(market.leave() for market in self._markets.values()))
 
-    def _follow_products(self) -> None:
-        """A market for each product as it is now; also for those that a manager registers later."""
+    async def _follow_products(self) -> None:
+        """A market for each product as it is now; also for those that a manager registers later.
+
+        None while a new run is being begun: then each begins anew, its house and robots with it.
+        """
         active = [product for product in self._venue.products if product.active]
-        for product in [known for known in self._markets if known not in active]:
-            self._markets.pop(product).watching.cancel()
+        if self._venue.is_renewing:
+            active = []
+        gone = [self._markets.pop(known) for known in list(self._markets) if known not in active]
+        await asyncio.gather(*(market.leave() for market in gone))
         for product in active:
             if product not in self._markets:
                 self._markets[product] = Market(product, self._key)

@@ -3,11 +3,17 @@
 The products are those of the database; one that is registered, edited or switched off while the
 venue runs is followed within seconds. One that is switched off is served on until no trader has an
 open order in it. A product whose URLs name another machine is served there, and not here. What ends
-is started again (scripts/supervisor.py).
+is started again (scripts/supervisor.py). When a manager asks for a new run, it is begun here
+(scripts/newrun.py).
 
 At the end, in this order: robots, so that no more orders come; the web app; the matching servers;
 log2db last, once it has settled what they wrote.
 """
+
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
+    from matching.exits import end_on_interrupt
+
+    end_on_interrupt()
 
 import argparse
 import logging
@@ -16,12 +22,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import FrameType
 
 from app.models import db as database
-from app.models import products, settings
+from app.models import products, runrequest, settings
 from app.models.products import Product
 from app.webserver import browser_urls
 from matching import config, exits
@@ -30,6 +36,7 @@ from matching.exits import ExitCode, Fatal
 from matching.journal import JournalDamaged, Mark, durable_path, settled_path
 from matching.order import format_price
 from matching.pidfile import pidfile
+from scripts import newrun
 from scripts.supervisor import Program, Role, State, Supervisor, sole_supervisor
 
 EPILOG = """\
@@ -53,8 +60,6 @@ STEP_SECONDS = 0.1
 SETTLE_SECONDS = 10.0
 """How long log2db may take at the end to settle what the matching servers wrote."""
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 log = logging.getLogger("serve")
 
 
@@ -62,11 +67,21 @@ class Venue:
     """The processes of a venue, kept in step with the products of its database."""
 
     def __init__(
-        self, var: Var, *, uri: str, web_host: str, web_port: int, supervisor: Supervisor
+        self,
+        var: Var,
+        *,
+        uri: str,
+        web_host: str,
+        web_port: int,
+        supervisor: Supervisor,
+        say: Callable[[str], None],
     ) -> None:
+        """Finish what a killed supervisor left of a new run, before anything is started."""
         self._var = var
         self._db = database.open_database(uri)
         self._supervisor = supervisor
+        self._say = say
+        self._key = config.choose_key(None, var)
         self._web = Program(
             "web",
             Role.WEB,
@@ -75,12 +90,24 @@ class Venue:
         )
         self._next_look = 0.0
         self._is_database_away = False
+        self._paused: tuple[Role, ...] = ()
+        self._renewal: Generator[None, None, None] | None = None
         self._programs: dict[tuple[str, int, int, int], tuple[Program, Program]] = {}
         self.products: list[Product] = []
         self.robots: list[Program] = []
+        if left := newrun.put_away(var, self._db):
+            say(f"moved the journals that were left of an ended run: {', '.join(left)}")
+        newrun.judge_left_request(var, self._db, say)
+        self._renewal = newrun.reopen_left(self, var, self._db, key=self._key)
+
+    @property
+    def is_renewing(self) -> bool:
+        """Whether a new run is being begun: markets are going, and others will come."""
+        return self._renewal is not None
 
     def step(self) -> None:
         """Look after the processes; from time to time, after the products."""
+        self._renew()
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
@@ -90,17 +117,62 @@ class Venue:
 
     def stop(self) -> None:
         """End all processes, in the order in which one feeds the next."""
+        if self._renewal is not None:
+            self._renewal.close()
         self._supervisor.stop(Role.ROBOT)
         self._supervisor.stop(Role.WEB)
         self._supervisor.stop(Role.MATCHING_SERVER)
         self._wait_until_settled()
         self._supervisor.stop(Role.LOG2DB)
 
+    def pause(self, *roles: Role) -> None:
+        """Programs of these roles, and of no others, are not wanted from now on."""
+        self._paused = roles
+        self._supervisor.want(self._wanted())
+
+    def runs(self, role: Role) -> bool:
+        """Whether a process of this role is there, wanted or on its way out."""
+        return self._supervisor.runs(role)
+
+    def are_up(self) -> bool:
+        """Whether the products are known, and the matching server of each is up."""
+        states = (self._supervisor.state(f"match-{product.name}") for product in self.products)
+        return self._next_look > 0 and all(state is State.UP for state in states)
+
+    def forget_programs(self) -> None:
+        """Journals begin anew: so do the arguments of those who write them."""
+        self._programs.clear()
+
+    def behind(self) -> str:
+        """The products whose running log2db has not settled all of the journal."""
+        return ", ".join(
+            product.name
+            for product in self.products
+            if self._supervisor.state(f"log2db-{product.name}") is not State.DOWN
+            and unsettled(self._var, product.name)
+        )
+
+    def _renew(self) -> None:
+        """Begin a new run if one is asked for; go on with the one that is being begun."""
+        if self._renewal is None:
+            request = runrequest.pending(self._var)
+            if request is None:
+                return
+            self._renewal = newrun.carry_out(
+                request, self, self._var, self._db, key=self._key, say=self._say
+            )
+        try:
+            next(self._renewal)
+        except StopIteration:
+            self._renewal = None
+
     def _look_for_products(self) -> None:
         try:
             with database.transaction(self._db):
                 self.products = [
-                    product for product in products.served(self._db) if product.host in _LOOPBACK
+                    product
+                    for product in products.served(self._db)
+                    if product.host in newrun.LOOPBACK
                 ]
         except database.DatabaseAway as away:
             if not self._is_database_away:
@@ -111,7 +183,10 @@ class Venue:
                 log.info("the database is there again")
             self._is_database_away = False
 
-    def _wanted(self) -> Iterable[Program]:
+    def _wanted(self) -> list[Program]:
+        return [program for program in self._all_programs() if program.role not in self._paused]
+
+    def _all_programs(self) -> Iterable[Program]:
         yield self._web
         for product in self.products:
             yield from self._programs_of(product)
@@ -139,20 +214,11 @@ class Venue:
     def _wait_until_settled(self) -> None:
         """Wait while a running log2db is behind the journal of its product; not for ever."""
         end = time.monotonic() + SETTLE_SECONDS
-        while behind := self._behind():
+        while behind := self.behind():
             if time.monotonic() > end or self._supervisor.is_hurried:
                 log.warning("not yet settled, log2db goes on at its next start: %s", behind)
                 return
             time.sleep(0.02)
-
-    def _behind(self) -> str:
-        """The products whose running log2db has not settled all of the journal."""
-        return ", ".join(
-            product.name
-            for product in self.products
-            if self._supervisor.state(f"log2db-{product.name}") is not State.DOWN
-            and unsettled(self._var, product.name)
-        )
 
 
 def _matching_server(product: Product, var: Var) -> Program:
@@ -273,6 +339,7 @@ def _main() -> None:
             web_host=arguments.host,
             web_port=arguments.port,
             supervisor=supervisor,
+            say=log.info,
         )
         urls = " and ".join(browser_urls(arguments.host, arguments.port))
         log.info("the venue is at %s (pid %d)", urls, os.getpid())

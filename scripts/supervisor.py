@@ -28,7 +28,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import IO
 
+from app.models.runrequest import LOCK
 from matching.client import Backoff
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
@@ -42,6 +44,9 @@ END_SECONDS = 5.0
 
 STEADY_SECONDS = 60.0
 """A child that ran for so long is not counted among the failing ones when it ends."""
+
+LOCK_SECONDS = 0.2
+"""How long a supervisor tries to become the only one."""
 
 START_SECONDS = 10.0
 """A child without a pid file after so long no longer keeps others from starting."""
@@ -140,6 +145,11 @@ class Supervisor:
         """Whether there is a process of that name, wanted or on its way out."""
         children = [*self._children.values(), *self._leaving]
         return any(child.program.name == name and child.process is not None for child in children)
+
+    def runs(self, role: Role) -> bool:
+        """Whether there is a process of that role, wanted or on its way out."""
+        children = [*self._children.values(), *self._leaving]
+        return any(child.program.role is role and child.process is not None for child in children)
 
     def step(self) -> None:
         """Look after the children: note what ended, end what is not wanted, start what is due."""
@@ -241,7 +251,7 @@ class Supervisor:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+                    preexec_fn=die_with_parent() if sys.platform == "linux" else None,
                 )
         except OSError as error:  # out of processes or of disk: both may pass
             self._put_off(child, now, child.restart, f"cannot be started: {error}")
@@ -295,16 +305,26 @@ def sole_supervisor(var: Var) -> Iterator[None]:
 
     Fatal (69) if another supervises it.
     """
-    with (var.run_dir / "serve.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Fatal(
-                ExitCode.UNAVAILABLE,
-                f"a venue runs in {var.root} already; `bash stop_all.sh` stops it",
-            ) from error
+    with (var.run_dir / LOCK).open("w") as lock:
+        # Who only asks whether somebody supervises it has the lock for a moment.
+        end = time.monotonic() + LOCK_SECONDS
+        while not _take(lock):
+            if time.monotonic() > end:
+                raise Fatal(
+                    ExitCode.UNAVAILABLE,
+                    f"a venue runs in {var.root} already; `bash stop_all.sh` stops it",
+                )
+            time.sleep(0.01)
         _stop_leftovers(var)
         yield
+
+
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _stop_leftovers(var: Var) -> None:
@@ -359,7 +379,7 @@ def _children_file(var: Var) -> Path:
     return var.run_dir / "serve.children"
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """What a child does between fork and exec, so that it ends when we end, however that comes."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()

@@ -7,6 +7,7 @@ one at 127.0.0.1:5432 as the current user.
 
 import getpass
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -67,6 +68,14 @@ def own_database(kind: str) -> Iterator[str | None]:
 _free: list[str] = []
 """The URIs of databases that tests have given back, empty: to make one takes far longer."""
 
+_RUN = secrets.randbits(31)
+"""Which run of the tests this is: its databases are named by it."""
+
+_NAME = re.compile(r"emte_test_([0-9a-f]{8})_[0-9a-f]{8}")
+
+_claims: list[Any] = []
+"""The connection that holds this run's lock, from its first database on until the run ends."""
+
 END_CONNECTIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -77,11 +86,16 @@ def drop_databases() -> None:
     """Leave nothing behind on PostgreSQL, once the last test has given its database back."""
     while _free:
         command(_server(), f"DROP DATABASE {_free.pop().rpartition('/')[2]} WITH (FORCE)")
+    while _claims:
+        _claims.pop().close()
 
 
 def _make() -> str:
-    server, name = _server(), f"emte_test_{secrets.token_hex(6)}"
+    server = _server()
     try:
+        if not _claims:
+            _claim(server)
+        name = f"emte_test_{_RUN:08x}_{secrets.token_hex(4)}"
         command(server, f"CREATE DATABASE {name}")
     except psycopg2.OperationalError as error:
         sentence = f"no PostgreSQL to test with: {error}"
@@ -91,6 +105,23 @@ def _make() -> str:
     # No test cuts this server's power: it need not wait for the disk.
     command(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
     return f"{server.rpartition('/')[0]}/{name}"
+
+
+def _claim(server: str) -> None:
+    """Hold this run's lock, and drop the databases of runs whose lock nobody holds: they ended."""
+    claim = psycopg2.connect(server, connect_timeout=5)
+    claim.autocommit = True
+    with claim.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (_RUN,))
+        cursor.execute("SELECT datname FROM pg_database")
+        for (name,) in cursor.fetchall():
+            made = _NAME.fullmatch(name)
+            if made is None or int(made[1], 16) == _RUN:
+                continue
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", (int(made[1], 16),))
+            if cursor.fetchone() == (True,):
+                cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    _claims.append(claim)
 
 
 def command(uri: str, sql: str) -> list[Any]:

@@ -202,6 +202,9 @@ class SimulatedFile:
         self._content = content
         self._process = process
 
+    def lock(self) -> None:
+        """Nobody else writes: this disk has one process at a time."""
+
     def size(self) -> int:
         self._disk.check_alive(self._process)
         return len(self._content.cache)

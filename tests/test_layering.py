@@ -18,7 +18,7 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 CORE = (
     "order events account auction book clientids limits settings stops protocol signing engine"
     " records journal recovery session exchange marketdata deadman fanout client ports disk config"
-    " exits pidfile groupcommit server realtime httphandlers matchingserver"
+    " console exits pidfile groupcommit server realtime httphandlers matchingserver"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -31,6 +31,7 @@ def _matching(names: str) -> tuple[str, ...]:
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.order": (),
     "matching.ports": (),
+    "matching.console": (),
     "matching.exits": (),
     "matching.pidfile": _matching("exits"),
     "matching.config": _matching("exits"),
@@ -66,7 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.server": _matching(
         "order exchange session recovery ports config deadman exits fanout groupcommit"
     ),
-    "matching.realtime": _matching("events protocol exchange marketdata fanout server"),
+    "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order"),
@@ -74,25 +75,25 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "robot.loading": ("robot.strategy", *_matching("exits")),
     "robot.trading_session": (
         *("robot.strategy", "robot.own_orders", "robot.loading"),
-        *_matching("order protocol client marketdata exits"),
+        *_matching("order protocol client marketdata console exits"),
     ),
     "robot.robot_trader": (
         *("robot.strategy", "robot.loading", "robot.trading_session"),
-        *_matching("order client config exits pidfile"),
+        *_matching("order client config console exits pidfile"),
     ),
     "log2db": (
         "log2db",
         "app.models",
         *_matching("order events ports disk records journal recovery config exits pidfile"),
     ),
-    "app.models": ("app.models", *_matching("order config exits")),
+    "app.models": ("app.models", *_matching("order config exits pidfile")),
     "app.controllers": (
         "app.controllers",
         "app.models",
         *_matching("order protocol signing client marketdata fanout config exits pidfile"),
     ),
     "app.routes": ("app",),
-    "app.webserver": ("app", *_matching("config exits pidfile")),
+    "app.webserver": ("app", *_matching("config disk exits pidfile ports")),
     "scripts": (*ROOMS,),
 }
 
@@ -185,6 +186,17 @@ def test_the_core_reaches_for_no_clock_dice_file_or_thread(module: str) -> None:
     used = {name.split(".")[0] for name in _imports(MODULES[module])}
     impure = (used & IMPURE_MODULES) - TIME_TEXT_ONLY.get(module, set())
     assert not impure, f"{module} reaches for {sorted(impure)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_wait_loses_a_cancel(module: str) -> None:
+    """Before Python 3.12 `wait_for` forgets a cancel that comes as what it waits for ends.
+
+    The task then runs on, and who waits for its end waits for ever: `asyncio.timeout` does not.
+    """
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"asyncio.wait_for", "wait_for"}
 
 
 def test_the_table_names_only_modules_that_exist() -> None:

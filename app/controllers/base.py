@@ -20,6 +20,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from http.client import responses
@@ -40,12 +41,22 @@ from app.models.db import DAL, DatabaseAway, now
 from app.models.figures import cents, grouped
 from app.models.settings import Smtp
 from matching import signing
+from matching.config import Var
 from matching.order import parse_price
 
 VIEWS = Path(__file__).resolve().parent.parent / "views"
 
 BODY_LIMIT = 64 * 1024
 """The largest form, in bytes; more is answered with 413."""
+
+BUSY_RETRY_SECONDS = 1
+"""When to come back after a 503 that names no time (PROTOCOL §3)."""
+
+ERROR_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+"""The codes of what no page of ours has refused, by status."""
+
+HOPELESS = {"not_found", "method_not_allowed", "managers_only"}
+"""To load the page again would tell who got one of these the same."""
 
 HOME = "/default/products"
 LOGIN = "/default/user/login"
@@ -55,6 +66,11 @@ HASHES_WAITING = 32
 
 ERRANDS = 100
 """More e-mails than these, waiting to be sent, and the next who asks for one comes back later."""
+
+FORM_KINDS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+SIGN_UPS_AN_ADDRESS = 500
+"""So many sign up from one address in a window of the throttle: a hall of students may share it."""
 
 LINKS_A_NAME = 5
 """So many links to a new password are mailed for one name in a window of the throttle."""
@@ -94,7 +110,7 @@ class Problem(Exception):
         self.code = code
         self.rule = rule
         self.message = message
-        self.retry_after = retry_after
+        self.retry_after = retry_after or (BUSY_RETRY_SECONDS if status == 503 else 0)
 
 
 @dataclass(frozen=True)
@@ -112,10 +128,14 @@ class Redirect:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page shows, where the status is not 200."""
+    """What a page shows, where the status is not 200.
+
+    With a problem, a person gets the page (a form keeps what was typed), a program the error.
+    """
 
     status: int
     values: dict[str, Any]
+    problem: Problem | None = None
 
 
 Result = dict[str, Any] | Answer | Redirect
@@ -128,11 +148,13 @@ class Platform:
         self,
         database_uri: str,
         *,
+        var: Var,
         venue_key: str,
         url: str,
         smtp: Smtp | None = None,
         manager_signup: bool = True,
     ) -> None:
+        self.var = var
         self.url = url
         self.smtp = smtp
         self.manager_signup = manager_signup
@@ -145,7 +167,7 @@ class Platform:
         self.transactions = Transactions(database_uri)
         self.markets = Markets(venue_key)
         self.throttle = Throttle()
-        self.sign_ups = Throttle()
+        self.sign_ups = Throttle(address_limit=SIGN_UPS_AN_ADDRESS)
         self.resets = Throttle(name_limit=LINKS_A_NAME)
         self.errands: set[asyncio.Task[None]] = set()
         self.mailing = ThreadPoolExecutor(1, thread_name_prefix="mail")
@@ -274,9 +296,13 @@ _templates.filters["sparkline"] = sparkline
 
 
 class PlatformHandler(RequestHandler):
-    """What every answer of the platform has: headers, and cookies out of scripts' reach."""
+    """What every answer of the platform has: headers, and cookies out of scripts' reach.
+
+    What cannot be answered is refused as a program reads it; pages do so for people too.
+    """
 
     platform: Platform
+    methods: Sequence[str] = ("GET", "HEAD")
 
     def set_default_headers(self) -> None:
         for name, value in SECURITY_HEADERS.items():
@@ -289,6 +315,38 @@ class PlatformHandler(RequestHandler):
     def set_cookie(self, name: str, value: str | bytes, *args: Any, **options: Any) -> None:
         options |= {"httponly": True, "samesite": "Lax", "secure": self.is_https}
         super().set_cookie(name, value, *args, **options)
+
+    def refuse(self, problem: Problem) -> None:
+        """Finish with PROTOCOL §3's form of an error."""
+        self.announce(problem)
+        self.finish_json({"error": problem_to_dict(problem)})
+
+    def finish_json(self, values: Mapping[str, Any]) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(json.dumps(values))
+
+    def announce(self, problem: Problem) -> None:
+        """What a problem says in the head of its answer."""
+        self.set_status(problem.status)
+        if problem.status == 405:
+            self.set_header("Allow", ", ".join(self.methods))
+        if problem.retry_after:
+            self.set_header("Retry-After", str(problem.retry_after))
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """Refuse what Tornado would not take, or what went wrong here: then its log says more."""
+        message = "Something went wrong here. It is in the server's log; nothing was changed."
+        if status_code == 405:
+            message = self._what_is_taken()
+        elif status_code < 500:
+            message = responses.get(status_code, "This request cannot be answered")
+        code = "internal" if status_code >= 500 else ERROR_CODES.get(status_code, "bad_request")
+        self.refuse(Problem(status_code, code, message))
+
+    def _what_is_taken(self) -> str:
+        taken = " or ".join(method for method in self.methods if method != "HEAD")
+        nothing = "" if "GET" in self.methods else ": there is nothing to see"
+        return f"This address takes {taken} only{nothing}"
 
     @property
     def is_https(self) -> bool:
@@ -316,13 +374,19 @@ class PlatformHandler(RequestHandler):
 
 @stream_request_body
 class PageHandler(PlatformHandler):
-    """Answers the requests to a Page. The body is streamed, so that one too large is never kept."""
+    """Answers the requests to a Page.
+
+    The body is streamed, so that one too large is never kept; but it is read, since a browser that
+    is still sending hears no answer (webserver.DISCARD_LIMIT says when its line is cut instead).
+    """
 
     def initialize(self, platform: Platform, page: Page) -> None:
         self.platform = platform
         self.page = page
+        self.methods = ("GET", "HEAD", *page.methods[1:]) if "GET" in page.methods else page.methods
         self.user: User | None = None
         self.body = bytearray()
+        self.is_too_large = False
         self.format = "json" if self._accepts_json() else "html"
 
     def _accepts_json(self) -> bool:
@@ -331,28 +395,24 @@ class PageHandler(PlatformHandler):
     # -- the body
 
     def prepare(self) -> None:
-        length = self.request.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > BODY_LIMIT:
-            self._refuse_body()
+        self.format = self.path_kwargs.get("format") or self.format
 
     def data_received(self, chunk: bytes) -> None:
-        if not self._finished:
+        self.is_too_large |= len(self.body) + len(chunk) > BODY_LIMIT
+        if self.is_too_large:
+            self.body.clear()
+        else:
             self.body += chunk
-            if len(self.body) > BODY_LIMIT:
-                self._refuse_body()
-
-    def _refuse_body(self) -> None:
-        self.body.clear()
-        self.set_header("Connection", "close")
-        message = f"A form has at most {BODY_LIMIT // 1024} KiB"
-        self._show_problem(Problem(413, "too_large", message))
 
     def _read_form(self) -> dict[str, str]:
         """The form's fields: each of those that the page asks for, at most once, and no other."""
+        kind = self.request.headers.get("Content-Type", "")
+        if self.body and not kind.lower().startswith(FORM_KINDS):
+            raise Problem(400, "bad_request", f"A form is sent as {FORM_KINDS[0]}")
         files: dict[str, list[httputil.HTTPFile]] = {}
         try:
             httputil.parse_body_arguments(
-                self.request.headers.get("Content-Type", ""),
+                kind,
                 bytes(self.body),
                 self.request.body_arguments,
                 files,
@@ -383,23 +443,32 @@ class PageHandler(PlatformHandler):
         await self._answer(arguments)
 
     async def post(self, **arguments: str | None) -> None:
-        if not self._finished:  # it may be: refused while the body came in
-            await self._answer(arguments)
+        await self._answer(arguments)
 
     async def _answer(self, arguments: dict[str, str | None]) -> None:
-        self.format = arguments.pop("format", None) or self.format
+        keys = [int(value) for name, value in arguments.items() if value and name != "format"]
         try:
-            self._show(await self._call([int(value) for value in arguments.values() if value]))
+            self._show(await self._call(keys))
         except Problem as problem:
-            self._show_problem(problem)
+            await self._recognize()
+            self.refuse(problem)
         except DatabaseAway as away:
             log.warning("database: %s", away)
             message = "The database is busy or away; nothing was changed. Try again."
-            self._show_problem(Problem(503, "busy", message, retry_after=1))
+            self.refuse(Problem(503, "busy", message))
+
+    async def _recognize(self) -> None:
+        """Who is told of a problem, so that the menu of its page is theirs."""
+        if self.user is None and self.session and self.format == "html":
+            with suppress(DatabaseAway):
+                self.user = await self.platform.transactions.read(find_user, self.session)
 
     async def _call(self, arguments: list[int]) -> Result:
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
         self._check_form_of_address(method)
+        if self.is_too_large:
+            message = f"A form has at most {BODY_LIMIT // 1024} KiB"
+            raise Problem(413, "too_large", message)
         form = self._read_form() if method == "POST" else {}
         if method == "POST":
             self._check_xsrf()
@@ -419,10 +488,8 @@ class PageHandler(PlatformHandler):
         return await (transactions.write if method == "POST" else transactions.read)(in_transaction)
 
     def _check_form_of_address(self, method: str) -> None:
-        if method not in self.page.methods:
-            self.set_header("Allow", ", ".join(self.page.methods))
-            asked = " or ".join(self.page.methods)
-            raise Problem(405, "method_not_allowed", f"This address is asked by {asked} only")
+        if method not in self.methods:
+            raise Problem(405, ERROR_CODES[405], self._what_is_taken())
         if self.format == "csv" and self.page.table is None:
             raise Problem(404, "not_found", "This page is not a table: it has no .csv")
         if self.format == "html" and self.page.view is None and method == "GET":
@@ -436,13 +503,18 @@ class PageHandler(PlatformHandler):
             raise Problem(403, "bad_xsrf", message) from error
 
     def _request(self, method: str, form: Mapping[str, str]) -> Request:
-        query = self.request.query_arguments
+        query = {
+            name: values[-1].decode("utf-8", "replace")
+            for name, values in self.request.query_arguments.items()
+        }
+        if any("\0" in value for value in query.values()):  # PostgreSQL takes no such text
+            raise Problem(400, "bad_request", "The address holds a NUL character")
         return Request(
             platform=self.platform,
             user=None,
             method=method,
             path=self.request.path,
-            query={name: values[-1].decode("utf-8", "replace") for name, values in query.items()},
+            query=query,
             form=form,
             address=self.address,
             session=self.session,
@@ -478,8 +550,12 @@ class PageHandler(PlatformHandler):
             return
         answer = result if isinstance(result, Answer) else Answer(200, result)
         self.set_status(answer.status)
+        if answer.problem is not None:
+            self.announce(answer.problem)
         if self.format == "json":
-            self._show_json(answer.values)
+            problem = answer.problem
+            error = {"error": problem_to_dict(problem)} if problem else answer.values
+            self.finish_json(error)
         elif self.format == "csv":
             assert self.page.table is not None
             self._show_csv(self.page.columns, answer.values[self.page.table])
@@ -500,10 +576,6 @@ class PageHandler(PlatformHandler):
             name = self.platform.message_cookie
             self.set_signed_cookie(name, json.dumps(message), expires_days=None)
         self.redirect(redirect.location, status=303)
-
-    def _show_json(self, values: Mapping[str, Any]) -> None:
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.finish(json.dumps(values))
 
     def _show_csv(self, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
         self.set_header("Content-Type", "text/csv; charset=utf-8")
@@ -530,24 +602,19 @@ class PageHandler(PlatformHandler):
         message = json.loads(cookie)
         return [{"kind": "error" if message["error"] else "flash", "text": message["text"]}]
 
-    def _show_problem(self, problem: Problem) -> None:
-        self.set_status(problem.status)
-        if problem.retry_after:
-            self.set_header("Retry-After", str(problem.retry_after))
-        if self.format == "html":
-            title = responses.get(problem.status, "Error")
-            values = {"status": problem.status, "title": title, "message": problem.message}
-            self._show_html("default/error.html", values)
-        else:
-            self._show_json({"error": problem_to_dict(problem)})
-
-    def write_error(self, status_code: int, **_: Any) -> None:
-        message = "Something went wrong here. It is in the server's log; nothing was changed."
-        if status_code < 500:
-            message = responses.get(status_code, "This request cannot be answered")
-        self._show_problem(
-            Problem(status_code, "internal" if status_code >= 500 else "bad_request", message)
-        )
+    def refuse(self, problem: Problem) -> None:
+        if self.format != "html":
+            super().refuse(problem)
+            return
+        self.announce(problem)
+        can_try_again = "GET" in self.methods and problem.code not in HOPELESS
+        values = {
+            "status": problem.status,
+            "title": responses.get(problem.status, "Error"),
+            "message": problem.message,
+            "again": self.request.path if can_try_again else None,
+        }
+        self._show_html("default/error.html", values)
 
 
 def find_user(db: DAL, session: str) -> User | None:

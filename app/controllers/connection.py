@@ -134,7 +134,8 @@ async def _greeting(ws_url: str) -> str:
     try:
         connection = await websocket_connect(_request(ws_url), max_message_size=ANSWER_LIMIT)
         try:
-            hello = await asyncio.wait_for(connection.read_message(), WAIT_SECONDS)
+            async with asyncio.timeout(WAIT_SECONDS):
+                hello = await connection.read_message()
         finally:
             connection.close()
     except (OSError, HTTPError, WebSocketError) as error:

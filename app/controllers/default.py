@@ -3,8 +3,8 @@
 Prices and money leave here as decimal text, times as RFC 3339: the JSON of a page is what it shows.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from app.controllers import connection
 from app.controllers.base import (
@@ -17,13 +17,15 @@ from app.controllers.base import (
     Result,
     expose,
 )
+from app.controllers.chart import charted
 from app.controllers.markets import Quote
-from app.controllers.orders import new_order_id
+from app.controllers.orders import new_order_id, read_doubts
 from app.controllers.portfolio import cash_values
-from app.models import portfolio
+from app.models import equity, portfolio
 from app.models import products as catalog
 from app.models.accounts import User
 from app.models.db import DAL, Invalid, now
+from app.models.equity import Curve
 from app.models.portfolio import OpenOrder, ProfitAndLoss, TradeRow
 from app.models.products import Product, ProductForm
 from matching.marketdata import format_time
@@ -75,6 +77,8 @@ TRADE_COLUMNS = (
 
 PERCENT = 100 * 100
 """Hundredths of a percent in one."""
+
+T = TypeVar("T")
 
 
 @expose(Audience.EVERYONE, view="default/index.html", table="products", columns=PRODUCT_COLUMNS)
@@ -163,7 +167,14 @@ async def edit_product(request: Request, key: int) -> Result:
             else:
                 await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
                 request.platform.markets.changed()
-                return Redirect(f"/default/edit_product/{key}", f"{changed.name} is changed")
+                message = f"{changed.name} is changed"
+                has_moved = changed.ws_url != product.ws_url
+                if has_moved and await transactions.read(catalog.has_orders, key):
+                    message += (
+                        ". Orders are open in it: its matching server has to run at the new"
+                        " address, with the journal that it has now"
+                    )
+                return Redirect(f"/default/edit_product/{key}", message)
         except Invalid as invalid:
             form, errors = request.form, invalid.errors
     values = {
@@ -199,10 +210,11 @@ def trade(db: DAL, request: Request, key: int) -> Result:
     }
     market = request.platform.markets.get(key)
     quote = market.quote() if market else None
-    standing, _ = _valued(db, owner, product, quote.last if quote else None, rows=0)
+    standing, _ = _valued(db, owner, product, quote.last if quote else None)
     return {
         "page": page,
         "orders": [_open_order(order) for order in open_orders],
+        "in_doubt": read_doubts(db, owner, product.name),
         "order_id": new_order_id(),
         "quote": _quote(quote),
         "phase": _state(product, quote),
@@ -221,7 +233,7 @@ async def old_trade(request: Request, key: int) -> Result:
 @expose(Audience.TRADERS, view="default/pandl.html", table="rows", columns=TRADE_COLUMNS)
 async def pandl(request: Request, key: int) -> Result:
     """What the trader's trades in one product came to, valued at the last price."""
-    product, result, last = await _profit_and_loss(request, key, rows=portfolio.PANDL_ROWS)
+    product, (result, last, curve) = await _ask(request, key, _valued_over_time)
     return {
         "product": product.id,
         "ticker": product.name,
@@ -229,6 +241,7 @@ async def pandl(request: Request, key: int) -> Result:
         **_standing(result),
         "last": format_price(last),
         "amount_spent": format_price(result.amount_spent),
+        **charted(curve),
         "rows": [_trade_row(row) for row in result.rows],
         "now": _trade_row(result.now),
     }
@@ -238,31 +251,46 @@ async def pandl(request: Request, key: int) -> Result:
 async def account(request: Request, key: int) -> Result:
     """What a trade page asks for every two seconds: the figures of pandl without its trades.
 
-    `owner` tells a page that somebody else has logged in meanwhile, in another tab.
+    `owner` tells a page that somebody else has logged in meanwhile, in another tab. `in_doubt` are
+    the orders whose answers were lost, and what became of those that it asks for: `?waiting=id,id`.
     """
-    _, result, _ = await _profit_and_loss(request, key, rows=0)
-    return {"owner": request.trader.id, **_standing(result)}
+    waiting = request.query.get("waiting", "").split(",")
+
+    def read(
+        db: DAL, owner: int, product: Product, last: int | None
+    ) -> tuple[ProfitAndLoss, list[dict[str, Any]]]:
+        result, _ = _valued(db, owner, product, last)
+        return result, read_doubts(db, owner, product.name, also=waiting)
+
+    _, (result, in_doubt) = await _ask(request, key, read)
+    return {"owner": request.trader.id, **_standing(result), "in_doubt": in_doubt}
 
 
-async def _profit_and_loss(
-    request: Request, key: int, *, rows: int
-) -> tuple[Product, ProfitAndLoss, int]:
-    """The product, its P&L with the newest `rows` trades, and the price that values it."""
+async def _ask(
+    request: Request, key: int, work: Callable[[DAL, int, Product, int | None], T]
+) -> tuple[Product, T]:
+    """The product, and what `work` finds of the trader in it at the market's last price."""
     transactions = request.platform.transactions
     product = _known(await transactions.read(catalog.get, key), key)
     market = request.platform.markets.get(key)
     last = market.quote().last if market else None
-    read = transactions.read
-    result, price = await read(_valued, request.trader.id, product, last, rows)
-    return product, result, price
+    return product, await transactions.read(work, request.trader.id, product, last)
 
 
 def _valued(
-    db: DAL, owner: int, product: Product, last: int | None, rows: int
+    db: DAL, owner: int, product: Product, last: int | None, rows: int = 0
 ) -> tuple[ProfitAndLoss, int]:
+    """The P&L with the newest `rows` trades, and the price that values it."""
     if last is None:
         last = portfolio.last_price(db, product.name) or product.unit_price
     return portfolio.pandl(db, owner, product, last=last, limit=rows), last
+
+
+def _valued_over_time(
+    db: DAL, owner: int, product: Product, last: int | None
+) -> tuple[ProfitAndLoss, int, Curve]:
+    result, last = _valued(db, owner, product, last, portfolio.PANDL_ROWS)
+    return result, last, equity.of_product(db, owner, product.name, result)
 
 
 def _standing(result: ProfitAndLoss) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What is no page: is the server up and ready, and the files that pages load."""
+"""What is no page: is the server up and ready, files that pages load, addresses that moved."""
 
-from tornado.web import StaticFileHandler
+from tornado.web import RedirectHandler, StaticFileHandler
 
 from app.controllers.base import Platform, PlatformHandler
 from app.models.db import DAL, DatabaseAway, rows
@@ -11,6 +11,8 @@ class LiveHandler(PlatformHandler):
 
     def get(self) -> None:
         self.finish({"live": True})
+
+    head = get
 
 
 class ReadyHandler(PlatformHandler):
@@ -28,6 +30,8 @@ class ReadyHandler(PlatformHandler):
             return
         self.finish({"ready": True})
 
+    head = get
+
 
 def _ask(db: DAL) -> None:
     rows(db, "SELECT 1")
@@ -38,3 +42,9 @@ class FileHandler(PlatformHandler, StaticFileHandler):
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "no-cache")
+
+
+class MovedHandler(PlatformHandler, RedirectHandler):
+    """An old address, which leads to the new one for good."""
+
+    head = RedirectHandler.get

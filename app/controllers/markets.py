@@ -77,11 +77,14 @@ class Market:
         self.trading = Client(product.ws_url, ticker=product.name, key=venue_key)
         self.being_sent: dict[tuple[int, OrderRequest], asyncio.Future[Any]] = {}
         """Orders on their way, by owner and request, with what their forms will be answered."""
+        self.being_flattened: dict[tuple[int, str], asyncio.Future[Any]] = {}
+        """Positions that are being closed, by owner and id of the order that is to close them."""
         self._watching = Client(
             product.ws_url, ticker=product.name, key=venue_key, on_message=self._on_message
         )
         self._open_orders: defaultdict[int, dict[int, JsonObject]] = defaultdict(dict)
         self._private: defaultdict[int, set[Listener]] = defaultdict(set)
+        self._lineage: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resubscribing: asyncio.Task[None] | None = None
 
@@ -214,6 +217,7 @@ class Market:
     def _on_message(self, message: JsonObject) -> None:
         match message["type"]:
             case "snapshot":
+                self._note_journal()
                 self.feed.load(message)
                 self.fanout.refresh()
             case "update":
@@ -222,6 +226,13 @@ class Market:
                 self._load_orders(message["orders"])
             case "order":
                 self._on_order(message)
+
+    def _note_journal(self) -> None:
+        """Greet all browsers again if the market has begun anew: so have its numbers."""
+        lineage = (self._watching.hello or {}).get("lineage")
+        if lineage != self._lineage:
+            self._lineage = lineage
+            self._tell_everybody(self.hello())
 
     def _update(self, message: JsonObject) -> None:
         try:
@@ -295,10 +306,12 @@ class Markets:
                 except DatabaseAway as away:
                     log.warning("products: %s", away)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), PRODUCTS_SECONDS)
+                    async with asyncio.timeout(PRODUCTS_SECONDS):
+                        await self._changed.wait()
         finally:
-            for market in self:
-                await market.stop(code=GOING_AWAY, reason="the web server stops")
+            await asyncio.gather(
+                *(market.stop(code=GOING_AWAY, reason="the web server stops") for market in self)
+            )
 
     async def _sync(self, products: list[Product]) -> None:
         wanted = {product.id: product for product in products}

@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
 import msgspec
@@ -46,10 +46,14 @@ from matching.order import (
     SelfTrade,
     Side,
     TimeInForce,
+    format_price,
     parse_price,
 )
 
 RECONCILE_SECONDS = 5.0
+
+ORDERS_AT_ONCE = 20
+"""So many orders of one trader may be on their way; a browser has six lines to a host."""
 
 ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp", "owner")
 DELETE_FIELDS = ("product", "oid", "owner", "_next")
@@ -60,6 +64,12 @@ UNSEEN_SECONDS = 60.0
 FOLLOW_SECONDS = 1.0
 FOLLOW_POLL_SECONDS = 0.05
 """How long the reconciler waits for log2db, and how often it looks."""
+
+SENDING_SECONDS = 2.0
+"""An order without an answer is shown as being checked from then on."""
+
+ASKED_LIMIT = 20
+"""A page may ask what became of so many orders at once."""
 
 ORDER_ID = re.compile(r"web-[A-Za-z0-9_.:-]{1,32}", re.ASCII)
 """The platform's client ids begin `web-` (PROTOCOL §4)."""
@@ -83,18 +93,45 @@ STATUS_OF_CODE = {
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """What a matching server says of an intent; oid None: not found, up to record `seq`."""
+    """What a matching server says of an intent; oid None: not found, up to record `seq` of its
+    journal `lineage`.
+    """
 
-    market: Market
     intent: Intent
     oid: int | None
     seq: int
+    lineage: str
     asked_at: int
 
 
 E = TypeVar("E", Side, TimeInForce, SelfTrade)
+K = TypeVar("K")
 
 log = logging.getLogger("webserver")
+
+
+def read_doubts(db: DAL, owner: int, ticker: str, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The owner's orders without an outcome, as a page shows them; `also`: ids that it waits for.
+
+    From here a page learns what became of an order whose answer was lost, whichever web server
+    sent it and whichever found out.
+    """
+    asked_for = [client_id for client_id in also if ORDER_ID.fullmatch(client_id)][:ASKED_LIMIT]
+    sending_ends = now() - round(SENDING_SECONDS * 1_000_000)
+    found = intents.doubts(db, owner, ticker, older_than=sending_ends, also=asked_for)
+    return [
+        {
+            "id": doubt.request.client_id,
+            "state": doubt.state,
+            "oid": doubt.oid,
+            "message": doubt.message,
+            "side": doubt.request.side,
+            "quantity": doubt.request.quantity,
+            "price": format_price(doubt.request.price) if doubt.request.price else None,
+            "stop": format_price(doubt.request.stop) if doubt.request.stop else None,
+        }
+        for doubt in found
+    ]
 
 
 def new_order_id() -> str:
@@ -105,13 +142,13 @@ def new_order_id() -> str:
 @expose(Audience.TRADERS, methods=("POST",), fields=ORDER_FIELDS)
 async def order(request: Request) -> Result:
     """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp, owner."""
-    return await _tell(request, _place(request))
+    return await tell(request, _place(request), _sentence)
 
 
 @expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
 async def delete(request: Request) -> Result:
     """product, oid (or `all`), owner: cancel an order; _next: the page of a plain form."""
-    return await _tell(request, _cancel(request))
+    return await tell(request, _cancel(request), _sentence)
 
 
 def require_owner(request: Request) -> None:
@@ -131,7 +168,9 @@ def require_owner(request: Request) -> None:
 # -- the answer, to scripts and to plain forms
 
 
-async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
+async def tell(
+    request: Request, work: Coroutine[Any, Any, Answer], sentence: Callable[[dict[str, Any]], str]
+) -> Result:
     """The answer as it is to who asked for JSON; else as a sentence on the form's page."""
     if request.wants_json:
         return await work
@@ -142,7 +181,7 @@ async def _tell(request: Request, work: Coroutine[Any, Any, Answer]) -> Result:
         answer = await work
     except Problem as problem:
         return Redirect(back, problem.message, is_error=True)
-    return Redirect(back, _sentence(answer.values))
+    return Redirect(back, sentence(answer.values))
 
 
 def _sentence(answer: dict[str, Any]) -> str:
@@ -162,22 +201,65 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 async def _place(request: Request) -> Answer:
     require_owner(request)
-    market = _market(request)
-    owner = request.trader.id
-    wanted = read_order(request.form)
-    key = (owner, wanted)
-    on_its_way = market.being_sent.get(key)
-    if on_its_way is None:
-        on_its_way = asyncio.ensure_future(
-            _reserve_and_send(request.platform, market, owner, wanted)
+    market = market_of(request)
+    owner, wanted = request.trader.id, read_order(request.form)
+    if (owner, wanted) not in market.being_sent:
+        _leave_room_for_others(request.platform, owner)
+    return await send_once(request.platform, market, owner, wanted)
+
+
+def _leave_room_for_others(platform: Platform, owner: int) -> None:
+    """Problem for who has many orders on their way: each waits for the database's one writer.
+
+    Counted neither by address, which a hall of students may share, nor by time: orders that come
+    one after another hold nobody up.
+    """
+    senders = (sender for market in platform.markets for sender, _ in market.being_sent)
+    if sum(sender == owner for sender in senders) >= ORDERS_AT_ONCE:
+        message = (
+            f"{ORDERS_AT_ONCE} orders of yours are on their way already; this one was not sent"
         )
-        market.being_sent[key] = on_its_way
-        on_its_way.add_done_callback(lambda _: market.being_sent.pop(key))
-    # Shielded: what one request began goes on when its browser goes away, for the other one.
-    return await asyncio.shield(on_its_way)
+        raise Problem(429, "throttled", message, retry_after=1)
 
 
-def _market(request: Request) -> Market:
+async def send_once(
+    platform: Platform,
+    market: Market,
+    owner: int,
+    wanted: intents.Request,
+    *,
+    unless_since: intents.Traffic | None = None,
+) -> Answer:
+    """Reserve and send an order; the same one again gets the answer to the first.
+
+    The answer is the order, or 202 if its own was lost. Problem if it is refused. Moved, and
+    nothing is sent, if the owner's orders in the product are not those of `unless_since` any more.
+    """
+    return await once(
+        market.being_sent,
+        (owner, wanted),
+        lambda: _reserve_and_send(platform, market, owner, wanted, unless_since),
+    )
+
+
+async def once(
+    under_way: dict[K, asyncio.Future[Answer]],
+    key: K,
+    begin: Callable[[], Coroutine[Any, Any, Answer]],
+) -> Answer:
+    """What the work under this key comes to; who asks while it is under way waits for the same.
+
+    Shielded: what one request began goes on when its browser goes away, for the other one.
+    """
+    work = under_way.get(key)
+    if work is None:
+        work = under_way[key] = asyncio.ensure_future(begin())
+        work.add_done_callback(lambda _: under_way.pop(key))
+    return await asyncio.shield(work)
+
+
+def market_of(request: Request) -> Market:
+    """The market of the form's product; Problem if it is not served."""
     product = request.form.get("product", "")
     market = None
     if re.fullmatch("[0-9]{1,18}", product, re.ASCII):
@@ -195,18 +277,23 @@ def read_order(form: Mapping[str, str]) -> intents.Request:
     """
     if not re.fullmatch("[0-9]{1,12}", form.get("quantity", "").strip(), re.ASCII):
         raise _bad_form("Quantity is a whole number of shares")
-    client_id = form.get("id") or new_order_id()
-    if not ORDER_ID.fullmatch(client_id):
-        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
     return intents.Request(
         side=_choice(Side, form.get("type", ""), "type"),
         quantity=int(form["quantity"]),
         price=_price(form.get("price", ""), "Price"),
         stop=_price(form.get("stop", ""), "Stop"),
-        client_id=client_id,
+        client_id=read_id(form),
         tif=_choice(TimeInForce, form.get("tif") or TimeInForce.GTC, "tif"),
         stp=_choice(SelfTrade, form.get("stp") or SelfTrade.TAKER, "stp"),
     )
+
+
+def read_id(form: Mapping[str, str]) -> str:
+    """The id that the form made for its order, a new one if it has none."""
+    client_id = form.get("id") or new_order_id()
+    if not ORDER_ID.fullmatch(client_id):
+        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
+    return client_id
 
 
 def _bad_form(message: str) -> Problem:
@@ -228,20 +315,25 @@ def _price(text: str, name: str) -> int:
 
 
 async def _reserve_and_send(
-    platform: Platform, market: Market, owner: int, wanted: intents.Request
+    platform: Platform,
+    market: Market,
+    owner: int,
+    wanted: intents.Request,
+    unless_since: intents.Traffic | None,
 ) -> Answer:
     transactions = platform.transactions
     if not market.can_trade:
         known = await transactions.read(intents.get, owner, market.ticker, wanted.client_id)
         if known is not None:
-            return await _what_became(market, known)
-        raise _away(market)
+            return await what_became(market, known)
+        raise away_problem(market)
     try:
         intent = await transactions.write(
             _reserve,
             owner,
             market.product,
             wanted,
+            unless_since=unless_since,
             bids=market.levels(Side.BUY),
             asks=market.levels(Side.SELL),
             last=market.quote().value,
@@ -252,15 +344,23 @@ async def _reserve_and_send(
         status = STATUS_OF_CODE.get(refused.code, 422)
         raise Problem(status, refused.code, str(refused), rule=refused.rule) from refused
     if not intent.fresh:
-        return await _what_became(market, intent)
+        return await what_became(market, intent)
     return await _send(platform, market, intent)
 
 
 def _reserve(
-    db: DAL, /, owner: int, product: Product, wanted: intents.Request, **market: Any
+    db: DAL,
+    /,
+    owner: int,
+    product: Product,
+    wanted: intents.Request,
+    unless_since: intents.Traffic | None = None,
+    **market: Any,
 ) -> Intent:
     """Reserve for the product as it is now: the market may not know yet that it was changed."""
-    current = products.get(db, product.id)
+    current = products.hold(db, product.id)
+    if unless_since is not None:
+        intents.require_still(db, owner, product.name, unless_since)
     if current is not None and current.active and current.name == product.name:
         return intents.reserve(db, owner, current, wanted, **market)
     known = intents.get(db, owner, product.name, wanted.client_id)
@@ -276,11 +376,11 @@ async def _send(platform: Platform, market: Market, intent: Intent) -> Answer:
     try:
         answer = await market.trading.send(protocol.format(intent.command))
     except Refused as refused:
-        problem = _problem(refused)
+        problem = problem_of(refused)
         await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
         raise problem from refused
     except Away as away:
-        problem = _away(market)
+        problem = away_problem(market)
         await _note(platform, intents.rejected, intent, code=problem.code, message=problem.message)
         raise problem from away
     except Unanswered:
@@ -300,7 +400,7 @@ async def _note(
         log.warning("order %s of owner %d: %s", intent.client_id, intent.owner, away)
 
 
-async def _what_became(market: Market, intent: Intent) -> Answer:
+async def what_became(market: Market, intent: Intent) -> Answer:
     """The answer to an order that was sent before, or is on its way from elsewhere."""
     match intent.state:
         case State.ACCEPTED | State.JOURNALED:
@@ -309,7 +409,7 @@ async def _what_became(market: Market, intent: Intent) -> Answer:
             except (Away, Unanswered):
                 return _unknown(market, intent)
             except Refused as refused:
-                raise _problem(refused) from refused
+                raise problem_of(refused) from refused
             known = found["order"]
             events = [{"event": "duplicate", "oid": known["oid"]}]
             return Answer(200, _shown({**known, "events": events}))
@@ -340,13 +440,14 @@ def _names(event: Mapping[str, Any], oid: int) -> bool:
     return oid in (event.get("oid"), event.get("buy"), event.get("sell"))
 
 
-def _problem(refused: Refused) -> Problem:
+def problem_of(refused: Refused) -> Problem:
     """A matching server's no, with its code and sentence."""
     status = STATUS_OF_CODE.get(refused.code, 422)
     return Problem(status, refused.code, refused.message, rule=refused.rule)
 
 
-def _away(market: Market) -> Problem:
+def away_problem(market: Market) -> Problem:
+    """The answer while the matching server cannot be reached."""
     message = f"The exchange of {market.ticker} is away; nothing was sent. Try again soon"
     return Problem(503, "not_ready", message, retry_after=2)
 
@@ -364,7 +465,7 @@ def _unknown(market: Market, intent: Intent) -> Answer:
 
 async def _cancel(request: Request) -> Answer:
     require_owner(request)
-    market = _market(request)
+    market = market_of(request)
     oid, owner = request.form.get("oid", ""), request.trader.id
     ts = market.trading.clock.now_ms()
     command: Cancel | CancelAll
@@ -377,9 +478,9 @@ async def _cancel(request: Request) -> Answer:
     try:
         return Answer(200, _shown(await market.trading.send(protocol.format(command))))
     except Refused as refused:
-        raise _problem(refused) from refused
+        raise problem_of(refused) from refused
     except Away as away:
-        raise _away(market) from away
+        raise away_problem(market) from away
     except Unanswered:
         message = (
             f"The connection to the exchange of {market.ticker} was lost before it answered:"
@@ -409,11 +510,19 @@ async def reconcile(platform: Platform) -> None:
     read = platform.transactions.read
     live = [market.ticker for market in platform.markets if market.can_trade]
     overdue = now() - round(UNSEEN_SECONDS * 1_000_000)
+    await find_out(
+        platform,
+        [
+            *await read(intents.unresolved, older_than=now()),
+            *await read(intents.unseen, live, older_than=overdue),
+        ],
+    )
+
+
+async def find_out(platform: Platform, wanted: list[Intent]) -> None:
+    """Ask the live matching servers about these orders, and note what became of them."""
     replies = []
-    for intent in [
-        *await read(intents.unresolved, older_than=now()),
-        *await read(intents.unseen, live, older_than=overdue),
-    ]:
+    for intent in wanted:
         market = platform.markets.find(intent.ticker)
         if market is None or not market.can_trade:
             continue
@@ -427,15 +536,19 @@ async def reconcile(platform: Platform) -> None:
 async def _ask(market: Market, intent: Intent) -> list[_Reply]:
     """What `find` answers; nothing if it cannot be asked now."""
     asked_at = market.trading.clock.now_ms() * 1000
+    hello = market.trading.hello
+    if hello is None or not market.can_trade:
+        return []
+    lineage = hello["lineage"]  # of the connection that is asked: a new one would answer nothing
     try:
         found = await market.trading.find(client_id=intent.client_id, owner=intent.owner)
     except Refused as refused:
         if refused.code != "order_not_found":
             return []
-        return [_Reply(market, intent, None, refused.answer["seq"], asked_at)]
+        return [_Reply(intent, None, refused.answer["seq"], lineage, asked_at)]
     except (Away, Unanswered):
         return []
-    return [_Reply(market, intent, found["order"]["oid"], found["seq"], asked_at)]
+    return [_Reply(intent, found["order"]["oid"], found["seq"], lineage, asked_at)]
 
 
 async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> None:
@@ -453,16 +566,15 @@ async def _let_database_follow(platform: Platform, replies: list[_Reply]) -> Non
 
 
 async def _resolve(platform: Platform, reply: _Reply) -> None:
-    market, intent = reply.market, reply.intent
+    intent = reply.intent
     state = await platform.transactions.write(
         intents.resolve,
         intent,
         found_oid=reply.oid,
         seq=reply.seq,
+        lineage=reply.lineage,
         asked_at=reply.asked_at,
         at=now(),
     )
     if state is not intent.state and state in (State.ACCEPTED, State.NEVER):
         log.info("order %s of owner %d: %s", intent.client_id, intent.owner, state)
-        message = {"type": "intent", "id": intent.client_id, "state": state, "oid": reply.oid}
-        market.tell_owner(intent.owner, message)

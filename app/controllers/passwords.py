@@ -13,12 +13,13 @@ from app.controllers.base import (
     Answer,
     Audience,
     Platform,
+    Problem,
     Redirect,
     Request,
     Result,
     expose,
 )
-from app.controllers.user import check_own_password, refusal, typed_name
+from app.controllers.user import attempt, check_own_password, refusal, typed_name
 from app.models import accounts
 from app.models.accounts import Reset
 from app.models.db import DatabaseAway, Invalid, now
@@ -57,15 +58,14 @@ async def change_password(request: Request) -> Result:
     try:
         password = accounts.validate_new_password(request.form)
         credentials, check = await check_own_password(request, "old_password")
-    except Invalid as invalid:
-        return refusal(invalid.errors)
-    transactions, hash_ = request.platform.transactions, request.platform.hash
-    new_hash = await hash_(lambda: accounts.hash_password(password))
-    token = await transactions.write(
+        new_hash = await request.platform.hash(lambda: accounts.hash_password(password))
+    except (Invalid, Problem) as reason:
+        return refusal(reason)
+    token = await request.platform.transactions.write(
         accounts.change_password, credentials, check, new_hash, at=now()
     )
     if token is None:
-        return refusal({"old_password": "This is not your password"})
+        return refusal(Invalid({"old_password": "This is not your password"}))
     message = "Your password is changed; other browsers of yours are logged out"
     return Redirect("/default/user/profile", message, session=token)
 
@@ -83,11 +83,14 @@ async def request_reset_password(request: Request) -> Result:
     name = typed_name(request)
     if not name:
         return Answer(400, {"username": "", "error": "Enter your username or e-mail address"})
-    wait = request.platform.resets.seconds_to_wait(name.lower(), request.address)
-    if wait:
-        error = f"Too many links were asked for. Try again in {wait} s"
-        return Answer(429, {"username": name, "error": error})
-    request.platform.start_errand(_hand_out_link(request.platform, name))
+    platform = request.platform
+    try:
+        with attempt(
+            platform.resets, name.lower(), request.address, "Too many links were asked for"
+        ):
+            platform.start_errand(_hand_out_link(platform, name))
+    except Problem as problem:
+        return Answer(problem.status, {"username": name, "error": problem.message}, problem)
     return Redirect(LOGIN, LINK_ASKED)
 
 
@@ -132,9 +135,9 @@ async def reset_password(request: Request) -> Result:
         return {"key": key, "is_good": True, "errors": {}}
     try:
         password = accounts.validate_new_password(request.form)
-    except Invalid as invalid:
-        return Answer(400, {"key": key, "is_good": True, "errors": invalid.errors})
-    new_hash = await request.platform.hash(lambda: accounts.hash_password(password))
+        new_hash = await request.platform.hash(lambda: accounts.hash_password(password))
+    except (Invalid, Problem) as reason:
+        return refusal(reason, key=key, is_good=True)
     if not await write(accounts.reset_password, key, new_hash, at=now()):
         return useless
     return Redirect(LOGIN, "Your new password is stored: log in with it")

@@ -8,9 +8,12 @@ from typing import Any
 import msgspec
 
 from app.controllers.base import Audience, Platform, Request, Result, expose
-from app.models import portfolio
+from app.controllers.chart import charted
+from app.controllers.orders import new_order_id
+from app.models import equity, portfolio
 from app.models import products as catalog
 from app.models.db import DAL
+from app.models.equity import Curve
 from app.models.portfolio import Account, Cash, Holding, OpenOrder
 from app.models.products import Product
 from matching.marketdata import format_time
@@ -69,6 +72,7 @@ async def positions(request: Request) -> Result:
         "unrealised": format_price(account.unrealised),
         "positions": [_position_row(known, holding) for holding in held],
         "orders": [_order_row(known, order) for order in known.orders],
+        "order_id": new_order_id(),
         "as_of": _as_of(known, concerned),
     }
 
@@ -76,13 +80,16 @@ async def positions(request: Request) -> Result:
 @expose(Audience.TRADERS, view="default/pandl_all.html", table="products", columns=PRODUCT_COLUMNS)
 async def pandl(request: Request) -> Result:
     """What all trades came to: a row for each product that the trader ever traded."""
-    known = await _known(request)
+    lasts = _last_prices(request.platform)
+    read = request.platform.transactions.read
+    known, curve = await read(_read_with_curve, request.trader.id, lasts)
     account = known.account
     return {
         **cash_values(account.cash),
         "equity": format_price(account.equity),
         "realised": format_price(account.realised),
         "unrealised": format_price(account.unrealised),
+        **charted(curve),
         "products": [_product_row(known, holding) for holding in account.holdings],
         "as_of": _as_of(known, {holding.ticker for holding in account.holdings}),
     }
@@ -119,6 +126,11 @@ def _read(db: DAL, owner: int, lasts: dict[str, int]) -> _Known:
         products={product.name: product for product in catalog.every(db)},
         as_of=portfolio.all_as_of(db),
     )
+
+
+def _read_with_curve(db: DAL, owner: int, lasts: dict[str, int]) -> tuple[_Known, Curve]:
+    known = _read(db, owner, lasts)
+    return known, equity.of_account(db, owner, known.account)
 
 
 def _as_of(known: _Known, tickers: set[str]) -> dict[str, int]:

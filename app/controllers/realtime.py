@@ -43,6 +43,8 @@ class Ask(msgspec.Struct):
 class RealtimeHandler(PlatformHandler, WebSocketHandler):
     """One browser's connection to one market."""
 
+    methods = ("GET",)
+
     def initialize(self, platform: Platform) -> None:
         self.platform = platform
         self.market: Market | None = None
@@ -53,16 +55,13 @@ class RealtimeHandler(PlatformHandler, WebSocketHandler):
     async def prepare(self) -> None:
         self.market = self.platform.markets.find(self.path_kwargs["ticker"])
         if self.market is None:
-            self._refuse(404, "unknown_ticker", "There is no active product of this name")
+            message = "There is no active product of this name"
+            self.refuse(Problem(404, "unknown_ticker", message))
             return
         try:
             self.user = await self.platform.transactions.read(find_user, self.session)
         except DatabaseAway:
-            self._refuse(503, "busy", "The database is busy or away. Try again")
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        self.set_status(status)
-        self.finish({"error": problem_to_dict(Problem(status, code, message))})
+            self.refuse(Problem(503, "busy", "The database is busy or away. Try again"))
 
     def open(self, ticker: str) -> None:
         assert self.market is not None

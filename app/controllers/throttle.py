@@ -32,8 +32,13 @@ class Throttle:
     """The recent attempts of one kind at one web server."""
 
     def __init__(
-        self, *, name_limit: int = NAME_LIMIT, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        address_limit: int = ADDRESS_LIMIT,
+        name_limit: int = NAME_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._address_limit = address_limit
         self._name_limit = name_limit
         self._clock = clock
         self._attempts: OrderedDict[Key, deque[float]] = OrderedDict()
@@ -43,7 +48,7 @@ class Throttle:
         now = self._clock()
         limits: dict[Key, int] = {
             (name, address): PAIR_LIMIT,
-            ("", address): ADDRESS_LIMIT,
+            ("", address): self._address_limit,
             (name, ""): self._name_limit,
         }
         wait = max(self._wait(key, limit, now) for key, limit in limits.items())
@@ -64,6 +69,16 @@ class Throttle:
     def succeeded(self, name: str, address: str) -> None:
         """The password was right: what came before was its owner's mistyping."""
         self._attempts.pop((name, address), None)
-        for key in (("", address), (name, "")):
+        self._take_back(("", address), (name, ""))
+
+    def withdraw(self, name: str, address: str) -> None:
+        """We had no time for this attempt, so it told its maker nothing: it counts for nobody.
+
+        Else a hall of students who all log in at one moment would lock themselves out.
+        """
+        self._take_back((name, address), ("", address), (name, ""))
+
+    def _take_back(self, *keys: Key) -> None:
+        for key in keys:
             if times := self._attempts.get(key):
                 times.pop()

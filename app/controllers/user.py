@@ -1,10 +1,13 @@
 """Sign-up, log-in, log-out, profile: web2py's `user` function, at /default/user/<action>; users.
 
 A failed log-in says the same whatever was wrong, takes as long, and is throttled. Passwords are
-hashed in threads of their own, between the transactions, and only so many at once.
+hashed in threads of their own, between the transactions, and only so many at once. A form that is
+refused comes back with what was typed, never with a password.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlencode
 
 from app.controllers.base import (
     HOME,
@@ -17,9 +20,10 @@ from app.controllers.base import (
     expose,
     local_path,
 )
+from app.controllers.throttle import Throttle
 from app.models import accounts
 from app.models.accounts import Account, Credentials, PasswordCheck, Registration
-from app.models.db import DAL, Invalid, now
+from app.models.db import DAL, DatabaseAway, Invalid, now
 from matching.marketdata import format_time
 from matching.order import format_price
 
@@ -39,6 +43,10 @@ REGISTER_FIELDS = (
 )
 PROFILE_FIELDS = ("first_name", "last_name", "email")
 
+PAGE_ROWS = 100
+CSV_ROWS = 10_000
+"""So many users are on a page of their list, and in its .csv."""
+
 USER_COLUMNS = ("username", "first_name", "last_name", "manager", "actual_cash", "created_on")
 
 
@@ -51,27 +59,45 @@ async def login(request: Request) -> Result:
             return Redirect(way_on)
         return {"username": "", "error": "", "next": way_on}
     username = typed_name(request)
-    wait = request.platform.throttle.seconds_to_wait(username.lower(), request.address)
-    if wait:
-        status, error = 429, f"Too many log-ins have failed. Try again in {wait} s"
-    elif token := await _log_in(request, username, request.form.get("password", "")):
-        return Redirect(way_on, session=token)
-    else:
-        status, error = 403, accounts.LOGIN_FAILED
-    return Answer(status, {"username": username, "error": error, "next": way_on})
+    shown = {"username": username, "next": way_on}
+    try:
+        token = await _log_in(request, username, request.form.get("password", ""))
+    except Problem as problem:
+        return Answer(problem.status, {**shown, "error": problem.message}, problem)
+    if token is None:
+        return Answer(403, {**shown, "error": accounts.LOGIN_FAILED})
+    return Redirect(way_on, session=token)
 
 
 async def _log_in(request: Request, username: str, password: str) -> str | None:
     """The token of the new session; None if name or password is wrong."""
-    platform = request.platform
-    credentials = await platform.transactions.read(accounts.find_credentials, username)
-    check = await platform.hash(lambda: accounts.check_password(credentials, password))
-    token = await platform.transactions.write(
-        accounts.login, credentials, check, at=now(), old_token=request.session or None
-    )
+    platform, throttle = request.platform, request.platform.throttle
+    with attempt(throttle, username.lower(), request.address, "Too many log-ins have failed"):
+        credentials = await platform.transactions.read(accounts.find_credentials, username)
+        check = await platform.hash(lambda: accounts.check_password(credentials, password))
+        token = await platform.transactions.write(
+            accounts.login, credentials, check, at=now(), old_token=request.session or None
+        )
     if token is not None:
-        platform.throttle.succeeded(username.lower(), request.address)
+        throttle.succeeded(username.lower(), request.address)
     return token
+
+
+@contextmanager
+def attempt(throttle: Throttle, name: str, address: str, sentence: str) -> Iterator[None]:
+    """Something that a throttle counts. Problem (`throttled`) with the sentence if it must wait.
+
+    What ends because we are too busy is not counted.
+    """
+    wait = throttle.seconds_to_wait(name, address)
+    if wait:
+        message = f"{sentence}. Try again in {wait} s"
+        raise Problem(429, "throttled", message, retry_after=wait)
+    try:
+        yield
+    except (Problem, DatabaseAway):
+        throttle.withdraw(name, address)
+        raise
 
 
 @expose(
@@ -82,27 +108,27 @@ async def register(request: Request) -> Result:
     manager_signup = request.platform.manager_signup
     if request.method == "GET":
         return {"form": {}, "errors": {}, "manager_signup": manager_signup}
-    if request.form.get("manager") and not manager_signup:
-        message = "Nobody signs up as a manager here: ask who runs this venue"
-        raise Problem(403, "managers_closed", message)
     try:
+        if request.form.get("manager") and not manager_signup:
+            message = "Nobody signs up as a manager here: ask who runs this venue"
+            raise Problem(403, "managers_closed", message)
         registration = accounts.validate_registration(request.form)
-        wait = request.platform.sign_ups.seconds_to_wait(
-            registration.username.lower(), request.address
-        )
-        if wait:
-            raise Invalid({"": f"Too many have signed up from here. Try again in {wait} s"})
-        password_hash = await request.platform.hash(
-            lambda: accounts.hash_password(registration.password)
-        )
-        token = await request.platform.transactions.write(
-            _register, registration, password_hash, request.session or None
-        )
-    except Invalid as invalid:
+        token = await _sign_up(request, registration)
+    except (Invalid, Problem) as reason:
         # Passwords are typed again: they are never sent back.
         shown = {name: value for name, value in request.form.items() if "password" not in name}
-        return refusal(invalid.errors, form=shown, manager_signup=manager_signup)
+        return refusal(reason, form=shown, manager_signup=manager_signup)
     return Redirect(HOME, f"Welcome, {registration.username}", session=token)
+
+
+async def _sign_up(request: Request, registration: Registration) -> str | None:
+    """The token of the new account's session."""
+    platform, name = request.platform, registration.username.lower()
+    with attempt(platform.sign_ups, name, request.address, "Too many have signed up from here"):
+        password_hash = await platform.hash(lambda: accounts.hash_password(registration.password))
+        return await platform.transactions.write(
+            _register, registration, password_hash, request.session or None
+        )
 
 
 def _register(
@@ -144,39 +170,56 @@ async def profile(request: Request) -> Result:
             await check_own_password(request, "password")
         write = request.platform.transactions.write
         await write(accounts.change_profile, known.id, changed, at=now())
-    except Invalid as invalid:
+    except (Invalid, Problem) as reason:
         form = {name: request.form.get(name, "") for name in PROFILE_FIELDS}
-        return refusal(invalid.errors, username=known.username, form=form)
+        return refusal(reason, username=known.username, form=form)
     return Redirect("/default/user/profile", "Your profile is changed")
 
 
 async def check_own_password(request: Request, field: str) -> tuple[Credentials, PasswordCheck]:
     """The trader's credentials and their check, if a field of the form holds the password.
 
-    Invalid otherwise, with "" for an error if too many have failed: guesses count as log-ins do.
+    Invalid otherwise; Problem if too many have failed: guesses count as log-ins do.
     """
-    name, throttle = request.trader.username.lower(), request.platform.throttle
-    wait = throttle.seconds_to_wait(name, request.address)
-    if wait:
-        raise Invalid({"": f"Too many have failed. Try again in {wait} s"})
+    platform, throttle = request.platform, request.platform.throttle
     owner, password = request.trader.id, request.form.get(field, "")
-    credentials = await request.platform.transactions.read(accounts.find_password, owner)
-    check = await request.platform.hash(lambda: accounts.check_password(credentials, password))
+    name = request.trader.username.lower()
+    with attempt(throttle, name, request.address, "Too many passwords were wrong"):
+        credentials = await platform.transactions.read(accounts.find_password, owner)
+        check = await platform.hash(lambda: accounts.check_password(credentials, password))
     if not check.right:
         raise Invalid({field: "This is not your password"})
     throttle.succeeded(name, request.address)
     return credentials, check
 
 
-def refusal(errors: Mapping[str, str], **shown: object) -> Answer:
-    """A form that comes back with its errors; "" among them: too many have tried."""
-    return Answer(429 if "" in errors else 400, {**shown, "errors": errors})
+def refusal(reason: Invalid | Problem, **shown: object) -> Answer:
+    """A form that comes back with what is wrong in it, or with why it has to wait."""
+    if isinstance(reason, Invalid):
+        return Answer(400, {**shown, "errors": reason.errors})
+    return Answer(reason.status, {**shown, "errors": {"": reason.message}}, reason)
 
 
 @expose(Audience.MANAGERS, view="default/users.html", table="users", columns=USER_COLUMNS)
 def users(db: DAL, request: Request) -> Result:
-    """Who has an account here, for managers."""
-    return {"users": [_user_row(account) for account in accounts.every(db)]}
+    """Who has an account here, for managers, a page at a time: `search` looks for a part of a name,
+    `after` is the username at which the page before ended."""
+    search = request.query.get("search", "").strip()
+    after = request.query.get("after", "")
+    limit = CSV_ROWS if request.wants_csv else PAGE_ROWS
+    # One more than is shown tells whether there is another page.
+    found = accounts.listed(db, search=search, after=after, limit=limit + 1)
+    shown = found[:limit]
+    asked = {"search": search} if search else {}
+    is_last = len(found) == len(shown)
+    return {
+        "search": search,
+        "query": urlencode(asked),
+        "count": accounts.count(db, search=search),
+        "is_first": not after,
+        "next": None if is_last else urlencode({**asked, "after": shown[-1].username}),
+        "users": [_user_row(account) for account in shown],
+    }
 
 
 def _user_row(account: Account) -> dict[str, object]:

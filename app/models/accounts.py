@@ -42,6 +42,11 @@ PASSWORD_MIN, PASSWORD_MAX = 4, 1024
 _USERNAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _EMAIL = re.compile(r'[^@\s"(),:;<>\[\]\\]+@[^@\s"(),:;<>\[\]\\]+')
 
+_LIKE = (
+    "(lower(username) LIKE lower(?) ESCAPE '!'"
+    " OR lower(first_name || ' ' || last_name) LIKE lower(?) ESCAPE '!')"
+)
+
 _USER_COLUMNS = "id, username, first_name, last_name, email, manager"
 
 
@@ -117,7 +122,7 @@ def validate_registration(form: Mapping[str, str]) -> Registration:
     errors: dict[str, str] = {}
     username = form.get("username", "").strip()
     if _USERNAME.fullmatch(username) is None:
-        errors["username"] = "1 to 64 letters, digits, dots, dashes or underscores"
+        errors["username"] = "A username has 1 to 64 letters, digits, dots, dashes or underscores"
     profile = _read_profile(form, errors)
     password = _read_new_password(form, errors)
     actual_cash = 0
@@ -170,7 +175,7 @@ def _read_profile(form: Mapping[str, str], errors: dict[str, str]) -> Profile:
 def _read_new_password(form: Mapping[str, str], errors: dict[str, str]) -> str:
     password = form.get("password", "")
     if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
-        errors["password"] = f"{PASSWORD_MIN} to {PASSWORD_MAX} characters"
+        errors["password"] = f"A password has {PASSWORD_MIN} to {PASSWORD_MAX} characters"
     elif "\0" in password:
         errors["password"] = "A password cannot hold a NUL character"
     elif form.get("password_two", "") != password:
@@ -187,7 +192,8 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
     """Store the account and its first deposit, a ledger row. Invalid: username or e-mail is taken.
 
     What the owner number has already traded without an account becomes the account's, so that cash
-    is ledger plus trades from the first moment on.
+    is ledger plus trades from the first moment on. What it traded in runs that have ended is taken
+    back by the ledger: nobody begins with the losses of last week's robot.
     """
     _require_free(db, registration)
     try:
@@ -214,12 +220,21 @@ def register(db: DAL, registration: Registration, password_hash: str, *, at: int
         created_on=at,
     )
     lock_table(db, "position")  # no journal is settled until this account is there
+    past, present = _traded(db, owner)
+    if past:
+        insert(
+            db,
+            "ledger",
+            owner=owner,
+            amount=-past,
+            reason="trades of past runs",
+            deposit=False,
+            created_on=at,
+        )
     execute(
         db,
-        "UPDATE auth_user SET actual_cash = actual_cash + ?"
-        " + (SELECT COALESCE(SUM(cash), 0) FROM position WHERE owner = ?) WHERE id = ?",
-        registration.actual_cash,
-        owner,
+        "UPDATE auth_user SET actual_cash = actual_cash + ? WHERE id = ?",
+        registration.actual_cash + present,
         owner,
     )
     user = get(db, owner)
@@ -422,17 +437,35 @@ def reset_password(db: DAL, key: str, new_hash: str, *, at: int) -> bool:
     return True
 
 
-def every(db: DAL) -> list[Account]:
-    """All accounts by username, for managers."""
+def listed(db: DAL, *, search: str = "", after: str = "", limit: int) -> list[Account]:
+    """At most `limit` accounts by username, for managers: the next ones after that of `after`.
+
+    search: what the username, or the first and last name, have somewhere in them, in any case.
+    """
     found = rows(
         db,
         "SELECT username, first_name, last_name, manager, actual_cash, created_on FROM auth_user"
-        " ORDER BY lower(username)",
+        f" WHERE lower(username) > lower(?) AND {_LIKE} ORDER BY lower(username) LIMIT ?",
+        after,
+        *_patterns(search),
+        limit,
     )
     return [
         Account(username, first_name, last_name, manager == "T", actual_cash, created_on)
         for username, first_name, last_name, manager, actual_cash, created_on in found
     ]
+
+
+def count(db: DAL, *, search: str = "") -> int:
+    """How many accounts `listed` has in all."""
+    found = rows(db, f"SELECT COUNT(*) FROM auth_user WHERE {_LIKE}", *_patterns(search))
+    return int(found[0][0])
+
+
+def _patterns(search: str) -> tuple[str, str]:
+    escaped = re.sub("([!%_])", r"!\1", search)
+    pattern = f"%{escaped}%"
+    return pattern, pattern
 
 
 def get(db: DAL, owner: int) -> User | None:
@@ -462,6 +495,19 @@ def _store_password(db: DAL, owner: int, password_hash: str, *, at: int) -> None
         owner,
     )
     execute(db, "DELETE FROM session WHERE owner = ?", owner)
+
+
+def _traded(db: DAL, owner: int) -> tuple[int, int]:
+    """The cash of an owner's trades: in journals that are closed, and in those being followed."""
+    cash = {"T": 0, "F": 0}
+    for closed, amount in rows(
+        db,
+        "SELECT l.closed, SUM(p.cash) FROM position p JOIN log_position l"
+        " ON l.ticker = p.ticker AND l.lineage = p.lineage WHERE p.owner = ? GROUP BY l.closed",
+        owner,
+    ):
+        cash[closed] = int(amount)
+    return cash["T"], cash["F"]
 
 
 def _require_free(db: DAL, registration: Registration) -> None:

@@ -18,6 +18,7 @@ statement sees what others have committed meanwhile. Reading ones are REPEATABLE
 
 import fcntl
 import importlib.util
+import logging
 import os
 import sqlite3
 import time
@@ -109,6 +110,8 @@ def migrate(uri: str, var: Var) -> None:
     transaction, so that one killed in the middle leaves nothing half-done. The record of the schema
     lives in the database itself.
     """
+    # A connection that ends here raises DatabaseAway; pyDAL would log it too, with its traceback.
+    logging.getLogger("pyDAL").setLevel(logging.CRITICAL)
     with (var.run_dir / "migrate.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         db = _connect(uri, migrate=True)
@@ -219,13 +222,14 @@ def insert(db: DAL, table: str, **fields: object) -> int:
         raise Taken(table) from error
 
 
-def lock_row(db: DAL, table: str, row: int) -> None:
+def lock_row(db: DAL, table: str, row: int, *, shared: bool = False) -> None:
     """Nobody else changes this row until the transaction ends; what it holds is seen from now on.
 
-    On SQLite a write transaction has the whole database to itself already.
+    Any number may hold it `shared`, to read it. On SQLite a write transaction has the whole
+    database to itself already.
     """
     if not _is_sqlite(db):
-        rows(db, f"SELECT id FROM {table} WHERE id = ? FOR UPDATE", row)
+        rows(db, f"SELECT id FROM {table} WHERE id = ? FOR {'SHARE' if shared else 'UPDATE'}", row)
 
 
 def lock_table(db: DAL, table: str) -> None:

@@ -95,6 +95,26 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """What a trader asked for, and what is known of it: an order that is, or was, in doubt."""
+
+    request: Request
+    state: State
+    oid: int | None
+    message: str
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """How many intents an owner has in a product, and a sum of their times; see `traffic`."""
+
+    count: int
+    times: int
+
+
+class Moved(Exception):
+    """Another order of the owner in the product was stored meanwhile; nothing was stored."""
+
+
 class Refused(Exception):
     """The order may not be sent: code, rule and sentence in the form of PROTOCOL §3."""
 
@@ -216,13 +236,22 @@ def unseen(db: DAL, tickers: Sequence[str], *, older_than: int) -> list[Intent]:
 
 
 def resolve(
-    db: DAL, intent: Intent, *, found_oid: int | None, seq: int, asked_at: int, at: int
+    db: DAL,
+    intent: Intent,
+    *,
+    found_oid: int | None,
+    seq: int,
+    lineage: str,
+    asked_at: int,
+    at: int,
 ) -> State:
     """What the matching server's `find` makes of an intent that has no row; its new state.
 
-    `found_oid` None: `order_not_found`, which carried `seq`; `asked_at` is when it was asked (µs).
+    `found_oid` None: `order_not_found`, which carried `seq` of the journal `lineage`; `asked_at` is
+    when it was asked (µs).
     PROTOCOL §4: that, asked past ts + 5 s, means never once log2db's seq has reached the reply's
-    and the database has no row with the id. Until then it is unknown: ask again. The same holds for
+    and the database has no row with the id; a database that follows another journal than the server
+    that was asked says nothing. Until then it is unknown: ask again. The same holds for
     an order that was accepted into a journal which is no more. An outcome that became known since
     `intent` was read, or another sending under its id, is left as it is.
     """
@@ -235,7 +264,9 @@ def resolve(
     )
     if not is_open or stored.command.ts != intent.command.ts:
         return stored.state
-    settled = portfolio.as_of(db, intent.ticker)  # its row may come between the two questions
+    settled = portfolio.as_of(
+        db, intent.ticker, lineage=lineage
+    )  # its row may come between the two questions
     row = rows(
         db,
         "SELECT oid FROM buy_sell_order WHERE created_by = ? AND ticker = ? AND client_id = ?"
@@ -267,6 +298,79 @@ def get(db: DAL, owner: int, ticker: str, client_id: str) -> Intent | None:
         client_id,
     )
     return _intent(found[0]) if found else None
+
+
+def on_their_way(db: DAL, owner: int, ticker: str) -> list[Intent]:
+    """The owner's intents in a product of which nobody knows yet whether they are in."""
+    found = rows(
+        db,
+        f"SELECT {_COLUMNS} FROM order_intent WHERE state IN ('reserved', 'unknown')"
+        " AND owner = ? AND ticker = ? ORDER BY id",
+        owner,
+        ticker,
+    )
+    return [_intent(row) for row in found]
+
+
+def doubts(
+    db: DAL, owner: int, ticker: str, *, older_than: int, also: Sequence[str] = ()
+) -> list[Doubt]:
+    """The owner's orders in a product of which nobody knows whether they are in, oldest first.
+
+    Those that are merely on their way count from `older_than` (µs) on. `also`: the orders with
+    these ids, whatever became of them.
+    """
+    found = rows(
+        db,
+        "SELECT id, request, state, oid, message FROM order_intent i WHERE owner = ?"
+        " AND ticker = ? AND state IN ('reserved', 'unknown')"
+        f" AND (state = 'unknown' OR created_on < ?) AND {WITHOUT_ROW}",
+        owner,
+        ticker,
+        older_than,
+    )
+    if also:
+        marks = ", ".join("?" for _ in also)
+        found += rows(
+            db,
+            "SELECT id, request, state, oid, message FROM order_intent WHERE owner = ?"
+            f" AND ticker = ? AND client_id IN ({marks})",
+            owner,
+            ticker,
+            *also,
+        )
+    return [
+        Doubt(msgspec.json.decode(request, type=Request), State(state), oid or None, message)
+        for _, request, state, oid, message in sorted(set(found))
+    ]
+
+
+def can_still_arrive(intent: Intent, *, server_ms: int) -> bool:
+    """Whether a matching server whose clock shows `server_ms` would still take the command."""
+    return server_ms * 1000 <= _deadline(intent)
+
+
+def traffic(db: DAL, owner: int, ticker: str) -> Traffic:
+    """The owner's intents in a product, to be compared later: equal while none was added."""
+    # A rejected intent that is stored anew has another `ts`; its last bits keep the sum small.
+    found = rows(
+        db,
+        "SELECT COUNT(*), COALESCE(SUM(ts & 1048575), 0) FROM order_intent"
+        " WHERE owner = ? AND ticker = ?",
+        owner,
+        ticker,
+    )
+    return Traffic(count=int(found[0][0]), times=int(found[0][1]))
+
+
+def require_still(db: DAL, owner: int, ticker: str, seen: Traffic) -> None:
+    """Moved if an intent was added since `seen`; inside the transaction that will store one.
+
+    Until that ends nobody else adds one for this owner.
+    """
+    lock_row(db, "auth_user", owner)
+    if traffic(db, owner, ticker) != seen:
+        raise Moved
 
 
 def _require_sound(request: Request) -> None:

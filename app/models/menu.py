@@ -22,7 +22,7 @@ def main_menu(user: User | None) -> list[Link]:
     managers = [Link("Users", "/default/users", ("users",))] if user and user.manager else []
     return [
         Link("Index", "/default/index", ("index",)),
-        Link("Products", "/default/products", ("products", "trade", "edit_product")),
+        Link("Products", "/default/products", ("products", "trade", "edit_product", "zap")),
         *traders,
         *managers,
         Link("About", "/default/about", ("about",)),

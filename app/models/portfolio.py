@@ -361,10 +361,15 @@ def all_as_of(db: DAL) -> dict[str, int]:
     return dict(rows(db, "SELECT ticker, seq FROM log_position WHERE closed = 'F' ORDER BY ticker"))
 
 
-def as_of(db: DAL, ticker: str) -> int:
-    """The seq of the last journal record that the database has; 0 before the first."""
-    found = rows(db, "SELECT seq FROM log_position WHERE ticker = ? AND closed = 'F'", ticker)
-    return int(found[0][0]) if found else 0
+def as_of(db: DAL, ticker: str, *, lineage: str | None = None) -> int:
+    """The seq of the last journal record that the database has; 0 before the first.
+
+    With `lineage`, of that journal: 0 if another one is being followed.
+    """
+    found = rows(
+        db, "SELECT seq, lineage FROM log_position WHERE ticker = ? AND closed = 'F'", ticker
+    )
+    return int(found[0][0]) if found and lineage in (None, found[0][1]) else 0
 
 
 def last_price(db: DAL, ticker: str) -> int | None:

@@ -4,6 +4,7 @@ A product's `name` is its ticker. Tick, lot, ticker and unit price go into its j
 matching server first starts (PROTOCOL §5), so they can be changed only until it has traded.
 """
 
+import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -11,7 +12,7 @@ import msgspec
 from pydal import DAL
 
 from app.models.accounts import User
-from app.models.db import Invalid, Taken, execute, insert, lock_table, rows
+from app.models.db import Invalid, Taken, execute, insert, lock_row, lock_table, rows
 from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
 from matching.order import HOUSE, TICKER, format_price, parse_price
 
@@ -31,6 +32,9 @@ _URLS = {
 """Each URL's schemes, plain and encrypted, and its path on the matching server (PROTOCOL §3)."""
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_HOST = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}", re.ASCII)
+"""A name or an IPv4 address, or an IPv6 address, as urlsplit returns them: in lower case."""
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -73,6 +77,14 @@ _OPEN_INTENT = (
     f" AND i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW})"
 )
 """Whether an order may have been sent to a product of which the database has no row yet."""
+
+_HAS_ORDERS = (
+    "(EXISTS (SELECT 1 FROM buy_sell_order o JOIN log_position l"
+    " ON l.ticker = o.ticker AND l.lineage = o.lineage"
+    f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+    f" AND o.created_by <> {HOUSE}) OR {_OPEN_INTENT})"
+)
+"""Whether orders of traders are open in a product, or may be."""
 
 
 def validate(form: Mapping[str, str]) -> ProductForm:
@@ -140,6 +152,7 @@ def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Prod
     """
     _require_manager(by)
     lock_table(db, "product")
+    lock_row(db, "product", product)  # against orders that are being reserved: see hold()
     old = get(db, product)
     if old is None:
         raise LookupError(f"no product {product}")
@@ -164,6 +177,16 @@ def get(db: DAL, product: int) -> Product | None:
     return _product(found[0]) if found else None
 
 
+def hold(db: DAL, product: int) -> Product | None:
+    """The product with this id, as it stays until this writing transaction ends.
+
+    Who promises cash to an order holds its product: under another name nobody could find out what
+    became of it.
+    """
+    lock_row(db, "product", product, shared=True)
+    return get(db, product)
+
+
 def find(db: DAL, name: str) -> Product | None:
     """The product with this ticker."""
     found = rows(db, f"SELECT {_COLUMNS} FROM product WHERE name = ?", name)
@@ -183,19 +206,19 @@ def served(db: DAL) -> list[Product]:
     """
     found = rows(
         db,
-        f"SELECT {_COLUMNS} FROM product WHERE active = 'T' OR EXISTS"
-        " (SELECT 1 FROM buy_sell_order o JOIN log_position l"
-        " ON l.ticker = o.ticker AND l.lineage = o.lineage"
-        f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
-        f" AND o.created_by <> ?) OR {_OPEN_INTENT} ORDER BY name",
-        HOUSE,
+        f"SELECT {_COLUMNS} FROM product WHERE active = 'T' OR {_HAS_ORDERS} ORDER BY name",
     )
     return [_product(row) for row in found]
 
 
 def has_traded(db: DAL, name: str) -> bool:
-    """Whether log2db has seen a journal of this ticker."""
-    return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ?", name))
+    """Whether log2db has seen a journal of this ticker in the present run."""
+    return bool(rows(db, "SELECT id FROM log_position WHERE ticker = ? AND closed = 'F'", name))
+
+
+def has_orders(db: DAL, product: int) -> bool:
+    """Whether orders of traders are open in the product, or may be."""
+    return bool(rows(db, f"SELECT id FROM product WHERE id = ? AND {_HAS_ORDERS}", product))
 
 
 def has_open_intents(db: DAL, product: int) -> bool:
@@ -273,11 +296,10 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
         try:
             url = urlsplit(given[field])
             servers[field] = (_host(url), _port(url), url.scheme == schemes[1])
-            wrong = url.scheme not in schemes or not url.hostname or bool(url.query or url.fragment)
-            wrong = wrong or url.username is not None or (url.path.rstrip("/") != path.rstrip("/"))
+            right = url.scheme in schemes and _names_server_only(url, path)
         except ValueError:
-            wrong = True
-        if wrong or len(given[field]) > 255 or not given[field].isprintable():
+            right = False
+        if not right or len(given[field]) > 255 or not given[field].isprintable():
             errors[field] = f"Enter a URL like {schemes[0]}://127.0.0.1:9123{path}"
     if not set(_URLS) & set(errors):
         for field in ("quote_url", "ws_url"):
@@ -286,6 +308,13 @@ def _addresses(form: Mapping[str, str], errors: dict[str, str]) -> dict[str, str
         if number is not None and servers["post_url"][1] != number:
             errors["port"] = "The addresses name another port: change them too, or empty this"
     return given
+
+
+def _names_server_only(url: SplitResult, path: str) -> bool:
+    """Whether a URL says a host, perhaps a port, and this path: no account, no question."""
+    says_more = url.username is not None or url.query or url.fragment or url.port == 0
+    is_host = _HOST.fullmatch(url.hostname or "") is not None
+    return is_host and not says_more and url.path.rstrip("/") == path.rstrip("/")
 
 
 def _host(url: SplitResult) -> str:

@@ -5,6 +5,7 @@
 | `auth_user`, `session`, `product` | the platform | who trades, and what |
 | `order_intent` | the platform | cash promised to orders that the journal does not show yet (R17) |
 | `ledger` | the platform | every change of an account's cash that is not a trade |
+| `run` | whoever begins a new run | the runs that have ended (app/models/runs.py) |
 | `buy_sell_order`, `match`, `position`, `log_position` | log2db | a journal, folded (PROTOCOL §6) |
 
 Prices and money are integers of 1/10,000, times are microseconds since 1970, both `bigint`. Rows
@@ -33,6 +34,7 @@ INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS intent_id ON order_intent (owner, ticker, client_id)",
     "CREATE INDEX IF NOT EXISTS intent_state ON order_intent (state, owner)",
     "CREATE INDEX IF NOT EXISTS ledger_owner ON ledger (owner)",
+    "CREATE INDEX IF NOT EXISTS log_run ON log_position (run) WHERE run > 0",
 )
 """What pyDAL's definitions cannot say: keys of several columns, and partial ones.
 
@@ -122,7 +124,16 @@ def define(db: DAL) -> None:
         _owner_account(db),
         _bigint("amount"),
         Field("reason", length=64, notnull=True),
+        Field("deposit", "boolean", notnull=True, default=True),
         _bigint("created_on"),
+    )
+    db.define_table(
+        "run",
+        Field("number", "bigint", notnull=True, unique=True),
+        _bigint("begun_on"),
+        _bigint("ended_on"),
+        _bigint("ended_by"),
+        _bigint("trades"),
     )
     db.define_table(
         "buy_sell_order",
@@ -183,6 +194,7 @@ def define(db: DAL) -> None:
         _bigint("maker_fee"),
         _bigint("taker_fee"),
         Field("closed", "boolean", notnull=True, default=False),
+        _bigint("run"),
     )
 
 

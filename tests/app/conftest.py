@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.controllers.base import LINKS_A_NAME
+from app.controllers.base import LINKS_A_NAME, SIGN_UPS_AN_ADDRESS
 from app.controllers.throttle import Throttle
 from app.models import accounts
 from app.models.accounts import User
@@ -37,7 +37,8 @@ def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nobody_has_failed(web: Web) -> None:
     """What other tests of the module tried counts for nobody."""
-    web.platform.throttle, web.platform.sign_ups = Throttle(), Throttle()
+    web.platform.throttle = Throttle()
+    web.platform.sign_ups = Throttle(address_limit=SIGN_UPS_AN_ADDRESS)
     web.platform.resets = Throttle(name_limit=LINKS_A_NAME)
 
 

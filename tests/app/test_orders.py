@@ -1,22 +1,29 @@
 """The way of an order from a form to the matching server, with real processes that are killed."""
 
+import asyncio
 import itertools
 import os
 import re
+import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from app.controllers import orders
-from app.models import intents, portfolio
+from app.controllers.base import Answer
+from app.models import intents, portfolio, products
 from app.models.accounts import User
-from app.models.db import execute, now
+from app.models.db import DAL, Invalid, close, execute, now, open_database, transaction
 from app.models.intents import State
 from app.models.products import Product
+from matching.config import Var
 from matching.order import Side
 from tests.app.venue import (
     CASH,
@@ -28,6 +35,7 @@ from tests.app.venue import (
     running_log2db,
     running_match,
     running_web,
+    wait_until_settled,
 )
 from tests.database import DATABASES, own_database
 from tests.processes import Process
@@ -101,6 +109,45 @@ def buyer(web: Web) -> User:
 @pytest.fixture
 def seller(web: Web) -> User:
     return web.add_user(f"seller{next(NUMBERS)}")
+
+
+# -- how many at once
+
+
+def test_one_trader_leaves_room_for_the_orders_of_others(
+    web: Web, manager: User, buyer: User, seller: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All database threads wait for its one writer: a flood would hold up every page."""
+    slow = threading.Event()
+
+    async def send_slowly(*_: object, **__: object) -> Answer:
+        while not slow.is_set():
+            await asyncio.sleep(0.01)
+        return Answer(200, {"oid": 1})
+
+    monkeypatch.setattr(orders, "_reserve_and_send", send_slowly)
+    product = web.add_product(f"t{next(NUMBERS)}", by=manager)
+    wait_until(lambda: web.platform.markets.get(product.id), "its market")
+    market = web.platform.markets.get(product.id)
+    assert market is not None
+    form = {"product": product.id, "type": "buy", "quantity": 1, "price": "1"}
+
+    def order(user: User, number: int) -> Response:
+        return web.browser(user).post("/default/order", {**form, "id": f"web-{number}"}, JSON)
+
+    with ThreadPoolExecutor(orders.ORDERS_AT_ONCE + 2) as pool:
+        try:
+            first = [pool.submit(order, buyer, number) for number in range(orders.ORDERS_AT_ONCE)]
+            wait_until(lambda: len(market.being_sent) == len(first), "all of them on their way")
+            one_more = order(buyer, 99)
+            assert (one_more.status, one_more.error) == (429, "throttled")
+            assert one_more.headers["retry-after"] == "1"
+            sent_again, of_another = pool.submit(order, buyer, 0), pool.submit(order, seller, 0)
+            wait_until(lambda: len(market.being_sent) == len(first) + 1, "the other trader's order")
+        finally:
+            slow.set()
+        assert {answer.result().status for answer in (*first, sent_again, of_another)} == {200}
+    assert order(buyer, 99).status == 200
 
 
 # -- what comes back
@@ -248,8 +295,9 @@ def test_a_form_of_a_page_drawn_for_somebody_else_sends_nothing(
     browser = web.browser(seller)
     trade_page = f"/default/trade/{market.product.id}"
     page = browser.get(trade_page).text
-    forms = page.count('action="/default/order"') + page.count('action="/default/delete"')
-    assert page.count(f'name="owner" value="{seller.id}"') == forms == 2
+    forms = re.findall(r'action="/default/(order|delete|flatten)"', page)
+    assert set(forms) == {"order", "delete", "flatten"}
+    assert page.count(f'name="owner" value="{seller.id}"') == len(forms)
     assert market.order(browser, "sell 1@101", owner=seller.id).status == 200
     browser.session = web.browser(buyer).session  # they log in in another tab
     form = {"product": market.product.id, "owner": seller.id}
@@ -509,7 +557,9 @@ def test_an_outcome_that_came_while_the_reconciler_asked_stays(
     def resolve(intent: intents.Intent) -> State:
         later = now() + 60_000_000
         with web.database(write=True) as db:
-            return intents.resolve(db, intent, found_oid=None, seq=0, asked_at=later, at=later)
+            return intents.resolve(
+                db, intent, found_oid=None, seq=0, lineage="", asked_at=later, at=later
+            )
 
     first = reserve(ts=1_000)
     with web.database(write=True) as db:
@@ -534,6 +584,48 @@ def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(
     with running_match(web.var, ticker, port), running_log2db(web, ticker):
         wait_until(lambda: market.state(buyer, "web-1") is State.NEVER, "the order to be given up")
     assert market.available(buyer) == CASH
+
+
+def test_the_pages_of_every_web_server_tell_what_became_of_an_order_in_doubt(
+    web: Web, market: Market, buyer: User
+) -> None:
+    trade_page = f"/default/trade/{market.product.id}"
+    account = f"/default/account/{market.product.id}"
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-lost")
+    shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000, "at": now() - 10_000_000}
+    with (
+        running_log2db(web, market.product.name),
+        running_web(web.var.root, web.database_uri) as other,
+    ):
+        market.order(web.browser(buyer), "sell 7@101", id="web-in")
+        with web.database(write=True) as db:  # as if its answer had been lost, and another order
+            execute(db, "UPDATE order_intent SET state = 'unknown' WHERE owner = ?", buyer.id)
+            ts = now() // 1000 - 10_000
+            intents.reserve(db, buyer.id, market.product, request, **shown, ts=ts)
+        browser = other.browser(buyer)
+        wait_until_settled(web, market.product.name)
+        (lost,) = browser.get(account).json()["in_doubt"]
+        assert lost == {
+            "id": "web-lost",
+            "state": "reserved",
+            "oid": None,
+            "message": "",
+            "side": "buy",
+            "quantity": 10,
+            "price": "50.00",
+            "stop": None,
+        }
+        page = browser.get(trade_page).text
+        assert page.count("unknown, being checked") == 1
+        other.wait_until_live(market.product)
+        wait_until(
+            lambda: market.state(buyer, "web-lost") is State.NEVER, "the first web server to know"
+        )
+        asked = browser.get(f"{account}?waiting=web-in,web-lost,web-none,x").json()["in_doubt"]
+        fates = {order["id"]: (order["state"], order["oid"]) for order in asked}
+        assert fates == {"web-in": ("journaled", 1), "web-lost": ("never", None)}
+        assert browser.get(account).json()["in_doubt"] == []
+        assert "unknown, being checked" not in browser.get(trade_page).text
 
 
 # -- products that are switched off
@@ -570,6 +662,97 @@ def test_an_order_without_an_answer_is_found_out_about_in_an_inactive_product(
         execute(db, "UPDATE order_intent SET state = 'unknown', oid = 0 WHERE owner = ?", buyer.id)
     web.edit_product(market.product, by=manager, active="")
     wait_until(lambda: market.state(buyer, "web-1") is State.ACCEPTED, "the reconciler")
+
+
+# -- products that are changed
+
+
+def test_a_product_moves_with_its_orders_and_only_its_own_journal_speaks_for_them(
+    web: Web, market: Market, manager: User, buyer: User, tmp_path: Path
+) -> None:
+    product, sentence = market.product, "its matching server has to run at the new address"
+    form = {"name": product.name, "unit_price": "100.00", "active": "on", "allow_short": "on"}
+    edit_page = f"/default/edit_product/{product.id}"
+    by = web.browser(manager)
+    request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-2")
+    shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000, "at": now() - 10_000_000}
+    with running_log2db(web, product.name):
+        market.order(web.browser(buyer), "buy 10@50", id="web-1")
+        wait_until_settled(web, product.name)
+        stranger, new = free_port(), free_port()
+        (elsewhere := Var(tmp_path)).make()
+        shutil.copy(web.var.root / "venue.key", elsewhere.root)
+        with running_match(elsewhere, product.name, stranger):  # the same name, another journal
+            assert by.post(edit_page, {**form, "port": stranger}).status == 303
+            assert sentence in by.get(edit_page).text
+            wait_until(lambda: served_at(web, product) == stranger, "the market to move")
+            web.wait_until_live(product)
+            with web.database(write=True) as db:
+                ts = now() // 1000 - 10_000
+                intents.reserve(db, buyer.id, product, request, **shown, ts=ts)
+            assert market.state(buyer, "web-2") is State.UNKNOWN
+        market.server.terminate()
+        with running_match(web.var, product.name, new):
+            assert by.post(edit_page, {**form, "port": new}).status == 303
+            wait_until(lambda: served_at(web, product) == new, "the market to move")
+            web.wait_until_live(product)
+            wait_until(lambda: market.state(buyer, "web-2") is State.NEVER, "its own journal")
+            assert market.delete(web.browser(buyer), 1).json()["status"] == "canceled"
+            wait_until(lambda: market.available(buyer) == CASH, "the cash to be free again")
+            assert by.post(edit_page, {**form, "port": stranger}).status == 303
+            assert sentence not in by.get(edit_page).text, "nothing is open any more"
+
+
+def served_at(web: Web, product: Product) -> int:
+    """The port where the platform looks for a product's matching server; 0: nowhere."""
+    market = web.platform.markets.get(product.id)
+    return market.product.port if market else 0
+
+
+@pytest.mark.parametrize("change", [{"name": "renamed"}, {"active": ""}])
+@pytest.mark.parametrize("first", ["order", "edit"])
+def test_a_product_is_not_changed_between_an_orders_check_and_its_promise(
+    web: Web, manager: User, buyer: User, first: str, change: dict[str, str]
+) -> None:
+    product = web.add_product(f"t{next(NUMBERS)}", by=manager)
+    if "name" in change:
+        change = {"name": f"renamed{next(NUMBERS)}"}
+    wanted = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
+    other = open_database(web.database_uri)
+
+    def reserve(db: DAL) -> intents.Intent:
+        shown: dict[str, Any] = {"bids": (), "asks": (), "last": 1_000_000}
+        return orders._reserve(db, buyer.id, product, wanted, **shown, ts=1, at=now())
+
+    def edit(db: DAL) -> None:
+        form = {"name": product.name, "unit_price": "100.00", "port": str(product.port)}
+        form |= {"active": "on", "allow_short": "on", **change}
+        products.edit(db, product.id, products.validate(form), by=manager, at=now())
+
+    def second(work: Callable[[DAL], object]) -> object:
+        try:
+            with transaction(other, write=True):
+                return work(other)
+        finally:
+            close(other)
+
+    works = {"order": reserve, "edit": edit}
+    begun = works.pop(first)
+    (waiting,) = works.values()
+    with ThreadPoolExecutor(1) as pool:
+        with web.database(write=True) as db:
+            begun(db)
+            result = pool.submit(second, waiting)
+            with suppress(TimeoutError):  # it cannot end before this transaction does
+                result.result(0.3)
+        if first == "edit":
+            assert isinstance(result.exception(), intents.Refused)
+        elif "name" in change:
+            assert isinstance(result.exception(), Invalid)
+        else:
+            assert result.exception() is None
+    with web.database() as db:
+        assert products.find(db, product.name) in products.served(db) or first == "edit"
 
 
 # -- to the P&L page

@@ -11,14 +11,11 @@ import pytest
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.controllers import orders, realtime
-from app.models import intents
+from app.controllers import realtime
+from app.controllers.markets import Markets
 from app.models.accounts import User
-from app.models.db import now
 from app.models.products import Product
-from matching import protocol
 from matching.client import Client
-from matching.order import Side
 from tests.app.venue import JSON, Browser, Web, running_match
 from tests.processes import Process
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
@@ -257,28 +254,6 @@ def test_an_order_that_ended_while_the_line_was_down_is_shown_no_more(
     asyncio.run(scenario())
 
 
-def test_a_trader_is_told_what_became_of_an_order_whose_answer_was_lost(
-    web: Web, product: Product, trader: User
-) -> None:
-    market = web.platform.markets.get(product.id)
-    assert market is not None
-    request = intents.Request(side=Side.BUY, quantity=1, price=990_000, client_id="web-lost")
-    with web.database(write=True) as db:
-        shown = {"bids": [], "asks": [], "last": 1_000_000}
-        ts = market.trading.clock.now_ms()
-        intent = intents.reserve(db, trader.id, product, request, **shown, ts=ts, at=now())
-
-    async def scenario() -> None:
-        async with watching(web, product.name, web.browser(trader)) as watch:
-            await watch.until("orders")
-            web.run(market.trading.send(protocol.format(intent.command)))
-            web.run(orders.reconcile(web.platform))
-            told = {"type": "intent", "id": "web-lost", "state": "accepted", "oid": 1}
-            assert await watch.until("intent") == told
-
-    asyncio.run(scenario())
-
-
 def test_a_message_missed_from_the_matching_server_brings_a_new_snapshot(
     web: Web, product: Product, trader: User
 ) -> None:
@@ -416,3 +391,29 @@ def test_a_product_that_moves_takes_its_browsers_along(
             assert (await watch.until("upstream"))["state"] == "away"
 
     asyncio.run(scenario())
+
+
+def test_markets_end_when_told_to_also_as_the_products_change() -> None:
+    """A web server that is told to stop waits for that."""
+
+    async def no_products() -> list[Product]:
+        return []
+
+    async def cancel_after(turns: int) -> bool:
+        markets = Markets("key")
+        following = asyncio.create_task(markets.follow(no_products))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        markets.changed()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait([following], timeout=1)
+        is_heeded = following.cancelled()
+        following.cancel()
+        return is_heeded
+
+    async def scenario() -> list[bool]:
+        return [await cancel_after(turns) for turns in range(5)]
+
+    assert asyncio.run(scenario()) == [True] * 5

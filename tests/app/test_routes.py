@@ -28,7 +28,9 @@ AUDIENCES = {
     "/default/all_trades": (303, 200, 200),
     "/default/order": (405, 405, 405),
     "/default/delete": (405, 405, 405),
+    "/default/flatten": (405, 405, 405),
     "/default/phase": (405, 405, 405),
+    "/default/zap": (303, 403, 200),
     "/default/user": (200, 303, 303),
     "/default/user/login": (200, 303, 303),
     "/default/user/register": (200, 200, 200),
@@ -54,24 +56,6 @@ def test_every_page_has_its_audience() -> None:
 def test_who_may_see_a_page(path: str, visitors: list[Browser], away: Product) -> None:
     address = path.replace("ID", str(away.id))
     assert tuple(visitor.get(address).status for visitor in visitors) == AUDIENCES[path]
-
-
-@pytest.mark.parametrize("path", AUDIENCES)
-def test_no_answer_holds_a_secret(
-    path: str, web: Web, visitors: list[Browser], trader: User, away: Product
-) -> None:
-    with web.database() as db:
-        hashes = [row[0] for row in db.executesql("SELECT password FROM auth_user")]
-        hashes += [row[0] for row in db.executesql("SELECT token_hash FROM session")]
-    secrets = ["pbkdf2", "token_hash", web.venue_key, web.platform.session_secret, *hashes]
-    for visitor in visitors:
-        for form in ("", ".json", ".csv"):
-            name, slash, _ = path.partition("/ID")
-            address = f"{name}{form}" + (f"/{away.id}" if slash else "")
-            answer = visitor.get(address)
-            assert not [secret for secret in secrets if secret in answer.text], address
-            if "json" in answer.headers.get("content-type", ""):
-                assert "password" not in answer.text, address
 
 
 def test_a_stranger_is_led_to_the_log_in_and_back(web: Web, away: Product) -> None:
@@ -155,16 +139,41 @@ def test_a_page_that_is_not_found_says_so_in_the_form_asked_for(web: Web) -> Non
     assert (as_json.status, as_json.error) == (404, "not_found")
 
 
-def test_another_method_is_refused_with_the_right_one(web: Web, trader: User) -> None:
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/default/order", "POST"),
+        ("/default/user/logout", "POST"),
+        ("/default/about", "GET, HEAD"),
+        ("/default/user/login", "GET, HEAD, POST"),
+        ("/default/nothing", "GET, HEAD"),
+        ("/static/css/emte.css", "GET, HEAD"),
+        ("/robots.txt", "GET, HEAD"),
+        ("/favicon.ico", "GET, HEAD"),
+        ("/emte/default/index", "GET, HEAD"),
+        ("/health/live", "GET, HEAD"),
+        ("/health/ready", "GET, HEAD"),
+        ("/realtime/away", "GET"),
+    ],
+)
+def test_another_method_is_refused_with_the_right_ones(
+    web: Web, trader: User, away: Product, path: str, allowed: str
+) -> None:
     browser = web.browser(trader)
-    for path, method, allowed in (
-        ("/default/order", "GET", "POST"),
-        ("/default/user/logout", "GET", "POST"),
-        ("/default/about", "POST", "GET"),
-    ):
-        answer = browser.get(path) if method == "GET" else browser.post(path)
-        assert (answer.status, answer.headers["allow"]) == (405, allowed)
-    assert browser.request("DELETE", "/default/about").status == 405
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        if method not in allowed.split(", "):
+            token = f"_xsrf={browser.get('/default/about') and browser.cookies['_xsrf']}"
+            body = token.encode() if method == "POST" else None
+            answer = browser.request(method, path, body=body, headers=JSON)
+            assert (answer.status, answer.headers["allow"]) == (405, allowed), method
+            assert answer.error == "method_not_allowed"
+
+
+def test_a_method_that_is_refused_is_a_page_to_people(web: Web) -> None:
+    answer = web.browser().get("/default/user/logout")
+    assert "This address takes POST only" in answer.text
+    assert 'href="/default/products"' in answer.text
+    assert web.browser().request("PUT", "/default/index.json").error == "method_not_allowed"
 
 
 def test_head_answers_as_get_without_the_text(web: Web) -> None:
@@ -174,7 +183,20 @@ def test_head_answers_as_get_without_the_text(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/default/nothing", "/static/css/emte.css", "/health/live", "/default/index.json"]
+    "path",
+    [
+        "/",
+        "/default/nothing",
+        "/default/index.json",
+        "/default/index.csv",
+        "/static/css/emte.css",
+        "/static/nothing",
+        "/robots.txt",
+        "/favicon.ico",
+        "/emte/default/index",
+        "/health/live",
+        "/realtime/nothing",
+    ],
 )
 def test_every_answer_carries_the_security_headers(web: Web, path: str) -> None:
     headers = web.browser().get(path).headers
@@ -200,6 +222,23 @@ def test_pages_are_not_kept_and_files_are_asked_about(web: Web) -> None:
     assert browser.get("/static/css/emte.css").headers["cache-control"] == "no-cache"
 
 
+def test_a_file_that_a_browser_has_is_not_sent_again(web: Web) -> None:
+    for path in ("/static/css/emte.css", "/static/js/trade.js", "/robots.txt"):
+        first = web.browser().get(path)
+        assert first.status == 200
+        again = web.browser().get(path, {"If-None-Match": first.headers["etag"]})
+        assert (again.status, again.text) == (304, ""), path
+
+
+def test_search_engines_are_told_which_pages_are_public(web: Web) -> None:
+    answer = web.browser().get("/robots.txt")
+    assert answer.headers["content-type"] == "text/plain"
+    rules = answer.text.splitlines()
+    assert "Disallow: /" in rules
+    public = {rule.removeprefix("Allow: ") for rule in rules if rule.startswith("Allow: /default")}
+    assert all(web.browser().get(path).status == 200 for path in public)
+
+
 def test_a_form_without_its_token_is_refused(web: Web, trader: User, away: Product) -> None:
     browser = web.browser(trader)
     token = browser.get("/default/about") and browser.cookies["_xsrf"]
@@ -222,49 +261,6 @@ def test_a_token_without_its_cookie_is_refused(web: Web, trader: User) -> None:
         "POST", "/default/user/logout", body=f"_xsrf={token}".encode(), headers=JSON
     )
     assert (answer.status, answer.error) == (403, "bad_xsrf")
-
-
-def test_fields_nobody_asked_for_are_refused(web: Web, trader: User, away: Product) -> None:
-    browser = web.browser(trader)
-    answer = browser.post("/default/delete", {"product": away.id, "oid": 1, "manager": "on"}, JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-    assert "manager" in answer.json()["error"]["message"]
-
-
-def test_a_field_stands_once(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=1&oid=2".encode()
-    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_text_that_is_not_utf8_is_refused(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    body = f"_xsrf={browser.cookies['_xsrf']}&product=1&oid=%ff".encode()
-    answer = browser.request("POST", "/default/delete", body=body, headers=JSON)
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_a_form_with_a_file_is_refused(web: Web, trader: User) -> None:
-    browser = web.browser(trader)
-    browser.get("/default/about")
-    token = browser.cookies["_xsrf"]
-    parts = [
-        f'--x\r\nContent-Disposition: form-data; name="_xsrf"\r\n\r\n{token}\r\n',
-        '--x\r\nContent-Disposition: form-data; name="oid"; filename="a"\r\n\r\n1\r\n--x--\r\n',
-    ]
-    headers = {**JSON, "Content-Type": "multipart/form-data; boundary=x"}
-    answer = browser.request(
-        "POST", "/default/delete", body="".join(parts).encode(), headers=headers
-    )
-    assert (answer.status, answer.error) == (400, "bad_request")
-
-
-def test_a_large_form_is_refused_by_its_length(web: Web, trader: User) -> None:
-    answer = web.browser(trader).post("/default/delete", {"oid": "1" * 70_000}, JSON)
-    assert (answer.status, answer.error) == (413, "too_large")
 
 
 def test_a_large_form_in_chunks_is_refused_as_it_comes(web: Web, trader: User) -> None:

@@ -62,6 +62,19 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path) -> None:
             assert "Traceback" not in server.output
 
 
+def test_the_first_of_two_in_one_var_is_web_whatever_a_killed_one_left(tmp_path: Path) -> None:
+    run_dir = Var(tmp_path).run_dir
+    run_dir.mkdir(parents=True)
+    (run_dir / "web.pid").write_text(f"{os.getpid()}\n")  # that process id is ours now
+    with running(*MODULE, "--port", "0", var=tmp_path) as first:
+        started(first)
+        assert int((run_dir / "web.pid").read_text()) == first.pid
+        with running(*MODULE, "--port", "0", var=tmp_path) as second:
+            port = urlsplit(started(second)).port
+            assert int((run_dir / "web.pid").read_text()) == first.pid
+            assert int((run_dir / f"web-{port}.pid").read_text()) == second.pid
+
+
 def test_a_port_that_is_taken_is_one_line_and_69(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -21,7 +21,7 @@ from tornado.web import create_signed_value
 
 from app import webserver
 from app.controllers.base import Platform
-from app.models import accounts, products
+from app.models import accounts, portfolio, products
 from app.models.accounts import Registration, User
 from app.models.db import DAL, close, migrate, now, open_database, transaction
 from app.models.products import Product
@@ -124,6 +124,16 @@ class Browser:
                 self.cookies.pop(name, None)
 
 
+def make_platform(var: Var, database_uri: str, *, port: int) -> Platform:
+    """What one web server of a venue holds, on the running loop."""
+    return Platform(
+        database_uri,
+        var=var,
+        venue_key=load_venue_key(var),
+        url=f"http://127.0.0.1:{port}",
+    )
+
+
 class Web:
     """The web server of a venue, with its database; runs until the `with` block ends."""
 
@@ -156,9 +166,7 @@ class Web:
     async def _serve(self) -> None:
         sockets = webserver.bind(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]
-        self.platform = Platform(
-            self.database_uri, venue_key=self.venue_key, url=f"http://127.0.0.1:{self.port}"
-        )
+        self.platform = make_platform(self.var, self.database_uri, port=self.port)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.call_soon(self._is_up.set)
@@ -257,6 +265,19 @@ def running_log2db(web: Web, ticker: str) -> Iterator[Process]:
     arguments = ("-m", "log2db", "-A", ticker, "--database", web.database_uri)
     with running(*arguments, var=web.var.root) as follower:
         yield follower
+
+
+def wait_until_settled(web: Web, ticker: str) -> None:
+    """Until the database has all that the journal has, but for the ticks of an idle one."""
+
+    def is_settled() -> bool:
+        lines = web.var.journal_file(ticker).read_text("ascii").splitlines()
+        told = [line for line in lines if " s=" in line and ": tick " not in line]
+        last = max(int(line.rpartition(" s=")[2].split()[0]) for line in told)
+        with web.database() as db:
+            return portfolio.as_of(db, ticker) >= last
+
+    wait_until(is_settled, f"log2db to follow {ticker}")
 
 
 class Wire:

@@ -25,6 +25,9 @@ def test_a_trade_comes_to_the_profit_and_loss_page_without_a_reload(venue: Venue
     with venue.trader() as seller, venue.trader() as buyer:
         buyer.page.goto(f"/default/pandl/{market.product}")
         expect(buyer.page.get_by_text("No trades in gain yet.")).to_be_visible()
+        expect(buyer.page.get_by_text("Your first trade in gain begins the curve.")).to_be_visible()
+        height = "document.getElementById('chart').clientHeight"
+        height_before = buyer.page.evaluate(height)
         buyer.page.evaluate("window.stays = true")
         for trader, side in ((seller, "Sell"), (buyer, "Buy")):
             page = trader.context.new_page()
@@ -38,6 +41,12 @@ def test_a_trade_comes_to_the_profit_and_loss_page_without_a_reload(venue: Venue
         expect(rows).to_have_count(1)
         expect(buyer.page.locator("#trades [data-now]")).to_contain_text("101.00")
         expect(buyer.page.locator("[data-money=actual_cash]")).to_have_text("43,940.00")
+        chart = buyer.page.get_by_role("img", name="Profits/loss over time")
+        expect(chart).to_be_visible()
+        expect(chart).to_have_accessible_description(re.compile("from 0.00 to 0.00, lowest 0.00"))
+        expect(chart.locator(".line")).to_have_attribute("d", re.compile("H1000$"))
+        expect(buyer.page.locator("#chart .times span")).to_have_count(3)
+        assert buyer.page.evaluate(height) == height_before, "what is below has moved"
         assert buyer.page.evaluate("window.stays"), "the page was loaded again"
 
 

@@ -1,9 +1,13 @@
 """What surrounds a trade on its page: who is logged in, what fits, what the ticket proposes."""
 
+import os
+import signal
+
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.end_to_end.venue import PASSWORD, Market, Trader, Venue
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +22,10 @@ def expect_logged_out(trader: Trader) -> None:
     # The browser itself notes the answer's status.
     assert [error for error in trader.errors if "401" not in error] == []
     trader.errors.clear()
+
+
+def in_doubt(trader: Trader) -> Locator:
+    return trader.page.get_by_role("cell", name="unknown, being checked")
 
 
 def test_a_log_out_in_another_tab_ends_this_one(venue: Venue, market: Market) -> None:
@@ -44,6 +52,32 @@ def test_a_page_ends_when_somebody_else_logs_in_beside_it(venue: Venue, market: 
         other.log_out()
         other.sign_up("second")
         expect_logged_out(trader)
+
+
+def test_an_order_in_doubt_is_shown_and_resolved_on_the_pages_of_two_web_servers(
+    venue: Venue,
+) -> None:
+    market = venue.open_market("doubt")
+    second = venue.run("-m", "app.webserver", "--port", "0")
+    url = second.wait_for_line(r"listening on .*(http://[^/ ]+)")[1]
+    with venue.trader() as trader:
+        trader.open_trade_page(market)
+        other = Trader(trader.context)
+        other.page.goto(f"{url}/default/trade/{market.product}")
+        other.wait_for_line("live")
+        os.kill(market.server.pid, signal.SIGSTOP)
+        trader.fill_ticket(3, "99.00")
+        trader.page.locator("#ticket [type=submit]").click()
+        expect(in_doubt(other)).to_be_visible()  # as soon as it takes long
+        expect(in_doubt(trader)).to_have_count(0)  # here it is still waited for
+        market.server.kill()
+        expect(in_doubt(trader)).to_be_visible()
+        market.start()
+        for window in (trader, other):
+            arrival = window.page.locator(".toast", has_text="never arrived")
+            expect(arrival).to_be_visible(timeout=PATIENCE_SECONDS * 1000)
+            expect(in_doubt(window)).to_have_count(0)
+        assert trader.state("unknown") == other.state("unknown") == []
 
 
 def test_the_ticket_shows_no_value_that_its_kind_does_not_use(venue: Venue, market: Market) -> None:

@@ -171,6 +171,51 @@ def test_the_keyboard_alone_aims_sends_and_cancels(venue: Venue) -> None:
         assert trader.state("armed") is False
 
 
+def test_f_flattens_and_asks_first_unless_the_trader_is_armed(venue: Venue) -> None:
+    market = venue.open_market("flat")
+    with venue.trader() as maker, venue.trader() as trader:
+        maker.open_trade_page(market)
+        for side, price in (("sell", "101.00"), ("buy", "100.00")):
+            maker.page.locator(f"#ticket input[value={side}]").check()
+            maker.fill_ticket(60, price)
+            maker.page.locator("#ticket [type=submit]").click()
+        maker.wait_for_orders(2)
+        trader.open_trade_page(market)
+        page, question = trader.page, trader.page.locator("#flatten")
+        for text, quantity in (("101.00", 30), ("99.00", 5)):
+            trader.fill_ticket(quantity, text)
+            page.locator("#ticket [type=submit]").click()
+        trader.wait_for_orders(1)
+        expect(page.locator("#position")).to_have_text("30")
+
+        page.locator("#ticket-quantity").focus()
+        page.keyboard.press("f")
+        page.locator("#overlay").focus()
+        page.keyboard.press("Control+f")
+        page.keyboard.press("Alt+f")
+        expect(question).to_be_hidden()
+        page.keyboard.press("f")
+        expect(question).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(question).to_be_hidden()
+        assert len(trader.state("orders")) == 1, "nothing is done before the answer"
+        page.keyboard.press("f")
+        page.keyboard.press("Enter")
+        said = "1 open order canceled. Sold 30 flat at 100.00. The position is closed."
+        expect(page.locator("#voice")).to_contain_text(said)
+        trader.wait_for_orders(0)
+        expect(page.locator("#position")).to_have_text("0")
+
+        page.keyboard.press("6")
+        trader.click("99.90", 10)
+        trader.arm()
+        expect(page.locator("#position")).to_have_text("−10")
+        page.keyboard.press("f")
+        expect(page.locator("#voice")).to_contain_text("Bought 10 flat at 101.00")
+        expect(question).to_be_hidden()
+        expect(page.locator("#position")).to_have_text("0")
+
+
 def test_on_a_phone_a_tap_aims_and_a_button_sends(venue: Venue) -> None:
     market = venue.open_market("phone")
     with venue.trader(**PHONE) as trader:
@@ -330,10 +375,14 @@ def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_aft
         trader.wait_for_line("stale")
         expect(trader.page.locator("#blocked")).to_be_visible()
         expect(trader.page.locator("#ticket [type=submit]")).to_be_disabled()
+        expect(trader.page.locator("#flatten-open")).to_be_disabled()
         trader.click("99.50", 10)
         if trader.page.locator("#arming").is_visible():
             trader.arm()
         expect(trader.page.locator(".toast.error")).to_contain_text("No order was sent")
+        trader.page.keyboard.press("f")
+        expect(trader.page.locator(".toast.error")).to_have_count(2)
+        expect(trader.page.locator("#flatten")).to_be_hidden()
 
         trader.page.reload()
         trader.wait_for_level("bids", "99.00", 10)

@@ -41,16 +41,23 @@ class Market:
 
 
 class Venue:
-    """A web app with its database, and the markets that managers open on it."""
+    """A web app with its database, and the markets that managers open on it.
 
-    def __init__(self, browser: Browser, var: Path, stack: ExitStack, *options: str) -> None:
+    `url`: of a web app that runs already; else one is started.
+    """
+
+    def __init__(
+        self, browser: Browser, var: Path, stack: ExitStack, *options: str, url: str = ""
+    ) -> None:
         self._browser = browser
         self._var = var
         self._stack = stack
         self._traders = 0
-        self.web = self.run("-m", "app.webserver", "--port", "0", *options)
-        # The last one that it names: in the network, if it listens there.
-        self.url = self.web.wait_for_line(r"listening on .*(http://[^/ ]+)")[1]
+        self.url = url
+        if not url:
+            self.web = self.run("-m", "app.webserver", "--port", "0", *options)
+            # The last one that it names: in the network, if it listens there.
+            self.url = self.web.wait_for_line(r"listening on .*(http://[^/ ]+)")[1]
 
     def run(self, *arguments: str) -> Process:
         """Start a program in this venue's var/; it ends with the venue."""

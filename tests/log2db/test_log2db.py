@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from app.models import runs
 from app.models.db import DAL, close, insert, rows, transaction
 from log2db.verify import verify
 from matching.config import Var
@@ -19,7 +20,7 @@ from matching.journal import Mark, durable_path, read_mark, settled_path
 from matching.pidfile import read_pid
 from tests.cluster import running_cluster
 from tests.database import add_user, make_database, only_sqlite, uri_of
-from tests.log2db.journals import JournalFile
+from tests.log2db.journals import START, JournalFile
 from tests.log2db.test_verify import trade_at_random
 from tests.processes import Process, running
 from tests.waiting import wait_until
@@ -374,9 +375,31 @@ def test_verify_says_ok_or_each_difference_by_its_exit_code_too(
     assert wrong.lines[-1].startswith("1 differences in intc")
 
 
+def test_the_journal_of_a_run_that_has_ended_is_verified_where_it_is_kept(
+    var: Var, db: DAL, journal: JournalFile
+) -> None:
+    trade_at_random(journal, random.Random(3), 50)
+    assert _once(var) == 0
+    with transaction(db, write=True):
+        runs.end_run(db, by=0, at=START)
+    late = _run(var, "-A", "intc", "--once")
+    assert late.wait() == ExitCode.DISK
+    assert late.lines[-1].endswith("is closed in the database: it is of run 1, which has ended")
+    var.run_folder(1).mkdir(parents=True)
+    for path in var.journal_dir.glob("intc.*"):
+        path.rename(var.run_folder(1) / path.name)
+    past = _run(var, "--verify", "intc", "--run", "1")
+    assert past.wait() == 0
+    assert past.lines[0].startswith("OK intc: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
+        (("-A", "intc", "--run", "1"), 2, "--run goes with --verify"),
+        (("--verify", "intc", "--run", "x"), 2, "'x' is not the number of a run"),
+        (("--verify", "intc", "--run", "0"), 2, "'0' is not the number of a run"),
+        (("--verify", "intc", "--run", "7"), 75, "No such file or directory"),
         (("--verify", "intc"), 75, "the database has not followed this journal"),
         (("--verify", "gs"), 75, "No such file or directory"),
         (

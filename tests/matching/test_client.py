@@ -657,3 +657,25 @@ def test_the_client_can_be_imported_where_servers_cannot_run() -> None:
         "import robot.robot_trader, robot.strategy\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_cancel_is_heeded_whenever_it_comes(venue: Venue) -> None:
+    """Who stops while its server goes away would wait for ever, for a follower that goes on."""
+
+    async def cancel_after(turns: int) -> bool:
+        client = Client(venue.url, ticker="intc")
+        await client.connect()
+        client._on_gone()
+        connecting = asyncio.create_task(client.connect())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        is_heeded = connecting.cancelled()
+        await client.close()
+        return is_heeded
+
+    async def cancel_early() -> list[bool]:
+        return [await cancel_after(turns) for turns in range(1, 6)]
+
+    assert asyncio.run(cancel_early()) == [True] * 5

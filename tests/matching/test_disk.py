@@ -95,6 +95,20 @@ def test_a_lock_is_held_by_one_until_it_is_released(tmp_path: Path) -> None:
     disk.lock(path).release()
 
 
+def test_a_file_has_one_writer_until_it_is_closed_under_any_name(tmp_path: Path) -> None:
+    disk, path = SystemDisk(), tmp_path / "intc.log"
+    writer = disk.create(path)
+    writer.lock()
+    (tmp_path / "hard.log").hardlink_to(path)
+    other = disk.open(tmp_path / "hard.log")
+    assert other.size() == 0  # who only reads is not in the way
+    with pytest.raises(Locked):
+        other.lock()
+    writer.close()
+    other.lock()
+    other.close()
+
+
 HOLDER = """
 import sys
 from pathlib import Path

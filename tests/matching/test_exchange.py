@@ -464,7 +464,8 @@ def test_subscribing_to_orders_begins_with_the_open_ones() -> None:
     assert kinds(trader) == [(1, "trade")]
     floor.exchange.subscribe_orders(trader.session, req=4, wanted=False)
     floor.ask(floor.venue(), "7:del intc 2")
-    assert trader.take() == []
+    (answer,) = trader.take()
+    assert (answer["type"], answer["req"], answer["events"]) == ("answer", 4, [])
 
 
 def test_strangers_are_told_of_no_orders() -> None:

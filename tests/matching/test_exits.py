@@ -1,9 +1,12 @@
 """How a process ends: one line and an exit code."""
 
+from pathlib import Path
+
 import pytest
 
 from matching import exits
 from matching.exits import ExitCode, Fatal
+from tests.processes import running
 
 
 def test_a_fatal_end_prints_one_line_and_gives_its_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,3 +32,28 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         exits.run("robot", body)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("matching/matchingserver.py",),
+        ("robot/robot_trader.py",),
+        ("-m", "log2db", "-A", "intc"),
+        ("-m", "app.webserver"),
+        ("scripts/serve.py",),
+        ("scripts/demo.py",),
+        ("scripts/soak.py",),
+    ],
+    ids=lambda program: program[-1],
+)
+def test_ctrl_c_while_a_program_imports_ends_it_without_a_word(
+    tmp_path: Path, program: tuple[str, ...]
+) -> None:
+    """A module that all of them import is one here that types Ctrl-C."""
+    (tmp_path / "msgspec.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    with running(*program, var=tmp_path / "var", PYTHONPATH=str(tmp_path)) as process:
+        assert (process.wait(), process.output) == (-2, "")
+    assert not (tmp_path / "var").exists()

@@ -393,6 +393,8 @@ def test_subscribing_chooses_channels_and_depth(tmp_path: Path) -> None:
         assert messages[1]["bids"] == [["49.00", 5, 1], ["50.00", 0, 0]]
         only_orders = await socket.ask(op="subscribe", channels=["orders"])
         assert only_orders["type"] == "orders"
+        nothing = await socket.ask(op="subscribe", channels=[])
+        assert (nothing["type"], nothing["events"]) == ("answer", [])
 
     run(tmp_path, scenario)
 

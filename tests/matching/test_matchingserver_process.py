@@ -148,6 +148,23 @@ def test_a_second_server_on_a_ticker_is_refused_and_writes_nothing(tmp_path: Pat
         assert post(first, "7:buy intc 1@50", venue_key(tmp_path)) == 1
 
 
+def test_a_second_server_on_a_journal_is_refused_whatever_its_var_and_its_name(
+    tmp_path: Path,
+) -> None:
+    journal, alias = tmp_path / "journal" / "intc.log", tmp_path / "alias.log"
+    with server(tmp_path) as first:
+        assert post(first, "7:buy intc 1@50", venue_key(tmp_path)) == 1
+        alias.symlink_to(journal)
+        before = journal.read_text()
+        for name in (journal, alias):
+            code, output = refused(tmp_path / "other", "-p", "0", "-t", "intc", "-f", str(name))
+            assert code == 69
+            assert f"another matching server writes {name}" in only_line(output)
+        assert journal.read_text().startswith(before)
+        assert " epoch 2 " not in journal.read_text()
+        assert post(first, "7:buy intc 1@50", venue_key(tmp_path)) == 2
+
+
 def test_a_taken_port_is_refused_before_the_journal_is_touched(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

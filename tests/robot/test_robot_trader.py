@@ -1,12 +1,15 @@
 """The robot trader as a process, at a real matching server."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from matching import config, signing
+from matching.config import Var
 from tests.processes import ROOT, Process, running
 from tests.waiting import free_port, wait_until
 
@@ -113,6 +116,50 @@ def test_a_refusal_is_printed_and_does_not_stop_it(var: Path, port: int, servers
     with running("-m", "robot.robot_trader", "-p", str(port), "-w", "0", var=var) as robot:
         robot.wait_for_line(r"^order from 0:(buy|sell) \d+@\S+ refused: market_halted: \w+")
         wait_until(lambda: robot.output.count("refused") > 3, "more orders")
+
+
+def test_it_goes_on_where_nobody_reads_its_lines_any_more(
+    var: Path, port: int, server: Process
+) -> None:
+    """As `python robot_trader.py … | head -1` leaves it."""
+    robot = subprocess.Popen(
+        [sys.executable, "robot/robot_trader.py", "-p", str(port), "-w", "0.01", "--var", str(var)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert robot.stdout is not None
+        first = int(robot.stdout.readline().split()[1].removeprefix("#"))
+        robot.stdout.close()
+        journal = Var(var).journal_file("intc")
+        wait_until(lambda: f"[{first + 20}] " in journal.read_text(), "twenty more orders")
+        robot.terminate()
+        assert robot.stderr is not None
+        assert (robot.stderr.read(), robot.wait()) == ("", 0)
+    finally:
+        robot.kill()
+        robot.communicate()
+
+
+def test_a_second_signal_finds_it_ending(var: Path) -> None:
+    """The end of its supervisor, and stop_all.sh, may both tell it to end."""
+    program = """if True:
+        import asyncio, os, signal
+        from robot import robot_trader
+        class Robot:
+            async def trade(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(60)
+        asyncio.run(robot_trader._run(Robot()))
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("ended once")
+    """
+    with running("-c", program, var=var) as robot:
+        assert robot.wait() == 0
+        assert robot.lines == ["ended once"]
 
 
 def test_it_waits_for_its_server_and_goes_on_when_that_comes_back(

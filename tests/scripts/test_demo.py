@@ -127,7 +127,7 @@ def test_a_second_demo_goes_on_where_the_first_one_ended(first: tuple[Var, Proce
         assert len(set(ids)) == len(ids)
 
 
-def test_whoever_empties_a_side_finds_ten_levels_a_side_again(var: Var) -> None:
+def test_whoever_empties_a_side_finds_ten_levels_again_and_ctrl_c_ends_all(var: Var) -> None:
     with running(*_command("--tickers", "1"), var=var.root) as demo:
         demo.wait_for_line("Running robot trader 2")
         (product,) = _products(var)
@@ -140,7 +140,9 @@ def test_whoever_empties_a_side_finds_ten_levels_a_side_again(var: Var) -> None:
                     lambda venue=venue: _house_levels(venue) >= 20,
                     f"ten levels a side after a {side}",
                 )
-        assert demo.terminate() == 0
+        assert demo.interrupt() == 0
+        assert demo.lines[-1] == "stopped"
+        assert processes_of(var.root) == {}
 
 
 def _house_levels(venue: BlockingClient) -> int:
@@ -180,24 +182,6 @@ def test_a_product_that_is_registered_meanwhile_is_traded_too(first: tuple[Var, 
         )
         assert demo.terminate() == 0
     assert processes_of(var.root) == {}
-
-
-def test_what_is_killed_comes_back_and_ctrl_c_ends_all(var: Var) -> None:
-    with running(*_command("--tickers", "1"), var=var.root) as demo:
-        demo.wait_for_line("EMTE is at http://")
-        (product,) = _products(var)
-        names = [f"{kind}-{product.name}" for kind in ("match", "log2db")]
-        names += [f"robot-{product.name}-{number}" for number in (1, 2)]
-        for name in (*names, "web"):
-            before = wait_until(lambda name=name: pid_of(var.root, name), name)
-            os.kill(before, signal.SIGKILL)
-            demo.wait_for_line(f"^{name} ended with SIGKILL; next start in ")
-            demo.wait_for_line(f"^{name} is started again$")
-        trades = len(_journal_lines(var, product.name))
-        wait_until(lambda: len(_journal_lines(var, product.name)) > trades + 5, "trading")
-        assert demo.interrupt() == 0
-        assert demo.lines[-1] == "stopped"
-        assert processes_of(var.root) == {}
 
 
 def test_on_a_terminal_it_keeps_a_table_up_to_date(var: Var) -> None:

@@ -200,7 +200,7 @@ from matching.config import Var
 from scripts import supervisor
 from scripts.supervisor import Program, Role, State, Supervisor
 if not {asks_for_signal}:
-    supervisor._die_with_parent = lambda: None
+    supervisor.die_with_parent = lambda: None
 var = Var(Path({str(house.var.root)!r}))
 house = Supervisor(var, on_start=lambda program: None, on_end=lambda program, what: None)
 house.want([{house.robot(1)!r}])

@@ -12,6 +12,8 @@ export class Account {
   #url;
   #owner;
   #cells;
+  #waiting;
+  #onDoubts;
   #onLoggedOut;
   #timer = 0;
   #asking = false;
@@ -21,12 +23,15 @@ export class Account {
   /** The newest answer, or null: { as_of, shares, actual_cash, … } as /default/account has it. */
   state = null;
 
-  /** `cells` names the elements: position, pandl, actual, available. `onLoggedOut()` is called, and
-   *  nothing asked any more, when `owner` is not who is logged in. */
-  constructor({ product, owner, cells, onLoggedOut }) {
+  /** `cells` names the elements: position, pandl, actual, available. `waiting()` has the ids of
+   *  orders whose answers were lost, `onDoubts(orders)` gets what the answer knows of such orders.
+   *  `onLoggedOut()` is called, and nothing asked any more, when `owner` is not who is logged in. */
+  constructor({ product, owner, cells, waiting, onDoubts, onLoggedOut }) {
     this.#url = `/default/account/${product}`;
     this.#owner = owner;
     this.#cells = cells;
+    this.#waiting = waiting;
+    this.#onDoubts = onDoubts;
     this.#onLoggedOut = onLoggedOut;
   }
 
@@ -49,7 +54,8 @@ export class Account {
     }
     this.#asking = true;
     try {
-      const response = await fetch(this.#url, { headers: { Accept: "application/json" } });
+      const url = `${this.#url}?waiting=${this.#waiting().join(",")}`;
+      const response = await fetch(url, { headers: { Accept: "application/json" } });
       if (response.status === 401) this.#end();
       else if (response.ok) this.#take(await response.json());
     } catch (error) {
@@ -66,8 +72,12 @@ export class Account {
 
   /** The log-in is the whole browser's: it may have changed in another tab. */
   #take(state) {
-    if (state.owner === this.#owner) this.#show(state);
-    else this.#end();
+    if (state.owner !== this.#owner) {
+      this.#end();
+      return;
+    }
+    this.#show(state);
+    this.#onDoubts(state.in_doubt);
   }
 
   #end() {

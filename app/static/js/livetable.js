@@ -12,7 +12,8 @@ const ALIGNED = {
   money: "number",
   oid: "number dim",
   doings: "doings",
-  cancel: "doings",
+  cancel: "doings aside",
+  time: "time",
 };
 
 export class LiveTable {
@@ -22,7 +23,7 @@ export class LiveTable {
   #empty;
   #form;
 
-  /** `form`: what the forms in the table send along, `{ xsrf, owner, next }`. */
+  /** `form`: what the forms in the table send along, `{ xsrf, owner, next, order_id }`. */
   constructor(table, form) {
     this.#body = table.tBodies[0];
     this.#columns = [...table.tHead.rows[0].cells].map((head) => ({
@@ -88,7 +89,7 @@ export class LiveTable {
       case "pandl":
         return [row.product ? link(`/default/pandl/${row.product}`, row.ticker) : row.ticker];
       case "doings":
-        return doings(row);
+        return this.#doings(row);
       case "cancel":
         return row.product ? [this.#cancelForm(row)] : [];
       default:
@@ -97,25 +98,44 @@ export class LiveTable {
   }
 
   #cancelForm({ product, oid, ticker }) {
-    const form = document.createElement("form");
-    form.method = "post";
-    form.action = "/default/delete";
+    const label = `Cancel order ${oid} in ${ticker}`;
+    const cancel = button("Cancel", { class: "button quiet small", type: "submit", "aria-label": label });
+    const form = element("form", { method: "post", action: "/default/delete" });
     const { xsrf, owner, next } = this.#form;
-    const fields = { _xsrf: xsrf, product, oid, owner, _next: next };
-    for (const [name, value] of Object.entries(fields)) {
-      const input = document.createElement("input");
-      input.type = "hidden";
-      input.name = name;
-      input.setAttribute("value", value);
-      form.append(input);
-    }
-    const button = document.createElement("button");
-    button.className = "button quiet small";
-    button.type = "submit";
-    button.setAttribute("aria-label", `Cancel order ${oid} in ${ticker}`);
-    button.textContent = "Cancel";
-    form.append(button);
+    form.append(...hidden({ _xsrf: xsrf, product, oid, owner, _next: next }), cancel);
     return form;
+  }
+
+  #doings({ product, active, ticker }) {
+    const found = [];
+    if (active) found.push(linkButton(`/default/trade/${product}`, "trade", `Trade ${ticker}`, ""));
+    if (product) {
+      const label = `Profits and losses in ${ticker}`;
+      found.push(linkButton(`/default/pandl/${product}`, "profits/loss", label, " quiet"));
+    }
+    if (active) found.push(flattenButton(product, ticker));
+    const spaced = found.flatMap((element, index) => (index ? [" ", element] : [element]));
+    return active ? [...spaced, this.#flattenQuestion(product, ticker)] : spaced;
+  }
+
+  #flattenQuestion(product, ticker) {
+    const id = `flatten-${product}`;
+    const title = element("h2", { id: `${id}-title` }, `Flatten ${ticker}?`);
+    const words = element("p", {}, flattenWords(ticker));
+    const actions = element("div", { class: "actions" });
+    const hide = { class: "button quiet", type: "button", popovertarget: id, popovertargetaction: "hide" };
+    actions.append(
+      button(`Flatten ${ticker}`, { class: "button", type: "submit", autofocus: "" }),
+      button("Not now", hide),
+    );
+    const { xsrf, owner, next, order_id } = this.#form;
+    const fields = { _xsrf: xsrf, product, id: order_id, owner, _next: next };
+    const form = element("form", { method: "post", action: "/default/flatten" });
+    form.append(title, words, ...hidden(fields), actions);
+    const named = { role: "dialog", "aria-labelledby": `${id}-title` };
+    const question = element("div", { class: "dialog", id, popover: "", ...named });
+    question.append(form);
+    return question;
   }
 
   #emptyLine() {
@@ -128,43 +148,60 @@ export class LiveTable {
   }
 }
 
-/** The old line, with those cells of the new one that are not as they were. */
+const CAN_ASK = CSS.supports("selector(:popover-open)");
+
+/** The old line, with those cells of the new one that are not as they were. One with an open
+ *  question stays: the form in it is as good as the new one. */
 function changed(old, line) {
   [...line.cells].forEach((cell, index) => {
-    if (!old.cells[index].isEqualNode(cell)) old.cells[index].replaceWith(cell.cloneNode(true));
+    const there = old.cells[index];
+    if (CAN_ASK && there.querySelector(":popover-open")) return;
+    if (!there.isEqualNode(cell)) there.replaceWith(cell.cloneNode(true));
   });
   return old;
 }
 
-function doings({ product, active, ticker }) {
-  const found = [];
-  if (active) found.push(button(`/default/trade/${product}`, "trade", `Trade ${ticker}`, ""));
-  if (product) {
-    const label = `Profits and losses in ${ticker}`;
-    found.push(button(`/default/pandl/${product}`, "profits/loss", label, " quiet"));
-  }
-  return found.flatMap((element, index) => (index ? [" ", element] : [element]));
+function flattenButton(product, ticker) {
+  return button("flatten", {
+    class: "button small quiet",
+    type: "button",
+    popovertarget: `flatten-${product}`,
+    "aria-label": `Flatten ${ticker}`,
+  });
 }
 
-function button(href, text, label, look) {
-  const element = link(href, text);
-  element.className = `button small${look}`;
-  element.setAttribute("aria-label", label);
-  return element;
+function flattenWords(ticker) {
+  return (
+    `All your open orders in ${ticker} are canceled. Then one market order closes your position: ` +
+    "it trades at once, at the prices that the book has."
+  );
+}
+
+function hidden(fields) {
+  return Object.entries(fields).map(([name, value]) => element("input", { type: "hidden", name, value }));
+}
+
+function linkButton(href, text, label, look) {
+  return element("a", { class: `button small${look}`, href, "aria-label": label }, text);
 }
 
 function link(href, text) {
-  const element = document.createElement("a");
-  element.href = href;
-  element.textContent = text;
-  return element;
+  return element("a", { href }, text);
 }
 
 function span(side) {
-  const element = document.createElement("span");
-  element.className = side;
-  element.textContent = side;
-  return element;
+  return element("span", { class: side }, side);
+}
+
+function button(text, attributes) {
+  return element("button", attributes, text);
+}
+
+function element(tag, attributes, text = "") {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
 }
 
 /** "−1,234.505": all decimals stay. */

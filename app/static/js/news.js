@@ -32,6 +32,17 @@ export class News {
     this.#notices.show(parts.join(" · "), { tone: order.side, action });
   }
 
+  /** The answer to a flatten of this page. */
+  flattened({ message, position, order }) {
+    for (const { event, tid } of order?.events ?? []) if (event === "trade") this.#told.add(tid);
+    this.#notices.show(`${message}.`, { tone: position ? "error" : "", seconds: 8 });
+  }
+
+  /** The market has begun anew: its trades bear numbers again that were told of others. */
+  forget() {
+    this.#told.clear();
+  }
+
   /** A change of an own order that the feed brought. */
   changed(event, order) {
     if (event.event === "trade") this.#gather(event, order);
@@ -41,10 +52,11 @@ export class News {
     }
   }
 
-  /** What became of an order whose answer got lost; `fate` has its `state` and, if it is in, `oid`. */
-  resolved(order, fate) {
-    const words = fate.state === "never" ? "never arrived" : `arrived as #${fate.oid}`;
-    this.#notices.show(`${describe(order)}: ${words}.`, { seconds: 10 });
+  /** What became of an order whose answer got lost; `fate` has its `state` and, if it is in, `oid`,
+   *  if it was refused, `message`. */
+  resolved(order, { state, oid, message }) {
+    const words = { never: "never arrived, and its cash is free", rejected: `refused: ${message}` };
+    this.#notices.show(`${describe(order)}: ${words[state] ?? `arrived as #${oid}`}.`, { seconds: 10 });
   }
 
   #gather(fill, order) {

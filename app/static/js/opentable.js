@@ -7,7 +7,7 @@ export class OpenTable {
   #body;
   #counts;
   #cancelAll;
-  #rows = new Map();
+  #rows = new Map(); // oid, or the id of an order in doubt -> row
 
   /** `counts` are elements that say how many are open; `onCancel(oid)` gets a row's oid, or "all". */
   constructor({ body, counts, cancelAll, onCancel }) {
@@ -21,8 +21,9 @@ export class OpenTable {
     });
   }
 
-  show(orders) {
-    const open = new Set(orders.map((order) => order.oid));
+  /** `unknown` are orders of which nobody knows yet whether they are in. */
+  show(orders, unknown) {
+    const open = new Set([...orders.map((order) => order.oid), ...unknown.map((order) => order.id)]);
     for (const [oid, row] of this.#rows) {
       if (!open.has(oid)) {
         row.remove();
@@ -31,7 +32,8 @@ export class OpenTable {
     }
     if (this.#rows.size === 0) this.#body.replaceChildren();
     for (const order of orders) this.#showOne(order);
-    if (orders.length === 0) this.#body.append(emptyRow());
+    for (const order of unknown) this.#showUnknown(order);
+    if (open.size === 0) this.#body.append(emptyRow());
     for (const count of this.#counts) count.textContent = orders.length || "";
     this.#cancelAll.hidden = orders.length === 0;
   }
@@ -62,6 +64,30 @@ export class OpenTable {
     row.classList.toggle("partial", order.filled > 0);
     row.cells[2].dataset.filled = formatQuantity(order.filled);
     if (row.cells.length === cells.length) row.insertCell().append(cancelButton(order));
+  }
+
+  #showUnknown(order) {
+    const known = this.#rows.get(order.id);
+    const row = known ?? document.createElement("tr");
+    this.#body.prepend(row); // above the open ones, which may have come later
+    if (known) return;
+    row.className = "in-doubt";
+    this.#rows.set(order.id, row);
+    const cells = [
+      ["oid dim", "–"],
+      [order.side, `${order.side} ${kindOfOrder(order).name}`],
+      ["number", formatQuantity(order.quantity)],
+      ["number", "–"],
+      ["number", order.price ? formatPrice(order.price) : "market"],
+      ["number", order.stop ? formatPrice(order.stop) : "–"],
+      ["tif", ""],
+      ["", "unknown, being checked"],
+    ];
+    for (const [className, text] of cells) {
+      const cell = row.insertCell();
+      cell.className = className;
+      cell.textContent = text;
+    }
   }
 
   #clicked(event, onCancel) {

@@ -7,6 +7,8 @@
 import { formatPrice, parsePrice } from "./prices.js";
 
 const ANSWER_MS = 10_000;
+const ARRIVAL_MS = 20_000; // a form that the platform has not seen by then never got there
+const IN_DOUBT = ["reserved", "unknown"];
 
 export class Orders {
   #product;
@@ -14,7 +16,8 @@ export class Orders {
   #tick;
   #xsrf;
   #open = new Map();
-  #unknown = new Map(); // id -> order: sent, and no answer came
+  #sending = new Set(); // ids of orders that wait for their answer
+  #unknown = new Map(); // id -> order and since when: sent, and no answer came
 
   constructor({ product, owner, tick, xsrf }) {
     this.#product = product;
@@ -43,11 +46,27 @@ export class Orders {
     return { order: this.#keep(message.order), found };
   }
 
-  /** What became of an order whose answer got lost; null if this page does not wait for it. */
-  resolve({ id }) {
-    const order = this.#unknown.get(id) ?? null;
-    this.#unknown.delete(id);
-    return order;
+  /** Takes in what the platform knows of orders whose answers got lost, whoever sent them; of those
+   *  that this page had lost sight of and that are known now, `{ order, fate }`. */
+  takeDoubts(doubts) {
+    const known = new Map(doubts.map((doubt) => [doubt.id, doubt]));
+    for (const [id, doubt] of known) {
+      if (!IN_DOUBT.includes(doubt.state) || this.#sending.has(id)) continue;
+      this.#lose({ ...doubt, price: value(doubt.price), stop: value(doubt.stop) });
+    }
+    const resolved = [];
+    for (const [id, order] of this.#unknown) {
+      const late = Date.now() - order.since > ARRIVAL_MS;
+      const fate = known.get(id) ?? { state: late ? "never" : "unknown" };
+      if (IN_DOUBT.includes(fate.state)) continue;
+      this.#unknown.delete(id);
+      resolved.push({ order, fate });
+    }
+    return resolved;
+  }
+
+  #lose(order) {
+    if (!this.#unknown.has(order.id)) this.#unknown.set(order.id, { since: Date.now(), ...order });
   }
 
   /** Posts an order { side, quantity, price, stop, tif, stp }: its answer, `{ error }` with a
@@ -56,8 +75,8 @@ export class Orders {
     const id = newId();
     const fields = { type: side, quantity, id, tif, price: text(price), stop: text(stop) };
     if (stp) fields.stp = stp;
-    const answer = await this.#post("/default/order", fields);
-    if (answer.unknown) this.#unknown.set(id, { id, side, quantity, price, stop });
+    const answer = await this.#post("/default/order", fields, id);
+    if (answer.unknown) this.#lose({ id, side, quantity, price, stop });
     return { ...answer, id };
   }
 
@@ -66,7 +85,17 @@ export class Orders {
     return this.#post("/default/delete", { oid });
   }
 
-  async #post(url, fields) {
+  /** Cancels all, then closes the position at market: the answer with its `message`, `{ error }`, or
+   *  `{ unknown }` like an order's. */
+  async flatten() {
+    const id = newId();
+    const answer = await this.#post("/default/flatten", { id }, id);
+    if (answer.unknown && answer.order) this.#lose({ id, ...answer.order, price: 0, stop: 0 });
+    return answer;
+  }
+
+  async #post(url, fields, id) {
+    this.#sending.add(id);
     const page = { product: this.#product, owner: this.#owner, _xsrf: this.#xsrf };
     const body = new URLSearchParams({ ...fields, ...page });
     try {
@@ -79,6 +108,8 @@ export class Orders {
       return await response.json();
     } catch {
       return { unknown: true, message: "No answer came back: what became of it is being checked." };
+    } finally {
+      this.#sending.delete(id);
     }
   }
 

@@ -1,5 +1,6 @@
-// The profits/loss page: completed trades in one product, and what they came to.
+// The profits/loss page: completed trades in one product, and what they came to, now and over time.
 
+import { showChart } from "./chart.js";
 import { keepCurrent, money, showFigures } from "./current.js";
 import { formatQuantity } from "./prices.js";
 
@@ -8,6 +9,7 @@ const scroller = document.querySelector(".tall");
 
 function show(state) {
   showFigures(state);
+  showChart(state.chart);
   const stays = isAtEnd();
   if (state.rows.length) {
     const rows = state.rows.map((row) => tableRow(row, row.time.slice(0, 19).replace("T", " ")));

@@ -1,6 +1,7 @@
 // The portfolio, profits/loss in all products, and the lists of trades: figures and tables that keep
 // current from the page's own JSON.
 
+import { showChart } from "./chart.js";
 import { keepCurrent, showFigures } from "./current.js";
 import { LiveTable } from "./livetable.js";
 
@@ -13,6 +14,7 @@ const tables = [...document.querySelectorAll("table[data-table]")].map((table) =
 
 function show(state) {
   showFigures(state);
+  if (state.chart) showChart(state.chart);
   for (const { name, table } of tables) table.show(state[name]);
   document.getElementById("as-of").textContent = asOf(Object.entries(state.as_of));
   if (older) {

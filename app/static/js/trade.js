@@ -56,6 +56,7 @@ const pointer = new Pointer({
   surface: element("overlay"), canvas, scale, aim, book,
   actions: { send: sendFromCanvas, cancel },
 });
+const flattenButtons = document.querySelectorAll("#flatten-open, #flatten [type=submit]");
 const ladder = new Ladder({ panel: element("book"), book, onPrice: pickPrice });
 const tape = new Tape(element("tape"));
 const ticket = new Ticket({ form: element("ticket"), grid: page, book, onSend: send, onKind: chooseKind });
@@ -70,6 +71,8 @@ const account = new Account({
     position: element("position"), pandl: element("pandl"),
     actual: element("actual"), available: element("available"),
   },
+  waiting: () => orders.unknown.map(({ id }) => id),
+  onDoubts: takeDoubts,
   onLoggedOut: () => feed.end(),
 });
 const feed = new Feed({
@@ -86,8 +89,8 @@ let lineage = null;
 function hear(message) {
   switch (message.type) {
     case "hello":
-      if (lineage !== null && message.lineage !== lineage) orders.load({ orders: [] });
-      lineage = message.lineage;
+      if (lineage !== null && message.lineage !== lineage) marketBeganAnew();
+      lineage = message.lineage ?? lineage;
       break;
     case "snapshot":
       book.load(message);
@@ -109,10 +112,16 @@ function hear(message) {
     case "order":
       ownOrderChanged(message);
       break;
-    case "intent":
-      lostOrderResolved(message);
-      break;
   }
+}
+
+/** A new run: the numbers of orders and trades begin anew, and what was open is no more. */
+function marketBeganAnew() {
+  orders.load({ orders: [] });
+  ownOrdersChanged();
+  news.forget();
+  account.refreshSoon();
+  notices.show(`${page.ticker} begins a new run: open orders and positions have ended.`, { seconds: 15 });
 }
 
 function marketChanged(change) {
@@ -125,7 +134,7 @@ function marketChanged(change) {
 }
 
 function ownOrdersChanged() {
-  openTable.show(orders.open);
+  openTable.show(orders.open, orders.unknown);
   canvas.touch("plot", "overlay");
 }
 
@@ -137,11 +146,10 @@ function ownOrderChanged(message) {
   news.changed(message.event, order);
 }
 
-function lostOrderResolved(message) {
-  const order = orders.resolve(message);
-  if (order === null) return;
-  news.resolved(order, message);
-  account.refreshSoon();
+/** The account's answer tells of orders whose own answers got lost, whichever web server knows. */
+function takeDoubts(doubts) {
+  for (const { order, fate } of orders.takeDoubts(doubts)) news.resolved(order, fate);
+  openTable.show(orders.open, orders.unknown);
 }
 
 function lineChanged(state) {
@@ -149,6 +157,7 @@ function lineChanged(state) {
   line.className = `state ${state}`;
   line.textContent = LINE_WORDS[state];
   ticket.block(isBlocked());
+  for (const button of flattenButtons) button.disabled = isBlocked();
   element("aim-send").disabled = isBlocked();
   element("stage").classList.toggle("stale", isBlocked());
   element("blocked").hidden = !isBlocked();
@@ -211,12 +220,16 @@ function askToArm(order) {
   dialog.showModal();
 }
 
+/** Whether an order may be sent now; says so if not. */
+function mayTrade() {
+  if (!isBlocked() && book.ready) return true;
+  const why = BLOCKED_WORDS[feed.state] ?? "The market is not here yet.";
+  notices.show(`${why} No order was sent.`, { tone: "error" });
+  return false;
+}
+
 async function send(order) {
-  if (isBlocked() || !book.ready) {
-    const why = BLOCKED_WORDS[feed.state] ?? "The market is not here yet.";
-    notices.show(`${why} No order was sent.`, { tone: "error" });
-    return;
-  }
+  if (!mayTrade()) return;
   const answer = await orders.place(order);
   if (LOGGED_OUT.includes(answer.error?.code)) feed.end();
   if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
@@ -233,6 +246,23 @@ async function cancel(oid) {
   else notices.show(oid === "all" ? "All open orders canceled." : `Order #${oid} canceled.`);
 }
 
+/** F: armed it flattens at once, else it asks as the button does. */
+function askToFlatten() {
+  if (!mayTrade()) return;
+  if (isArmed()) flatten();
+  else element("flatten").showPopover?.();
+}
+
+async function flatten() {
+  if (!mayTrade()) return;
+  const answer = await orders.flatten();
+  if (LOGGED_OUT.includes(answer.error?.code)) feed.end();
+  if (answer.error) notices.show(sentence(answer.error), { tone: "error", seconds: 8 });
+  else if (answer.unknown) notices.show(`Flatten: ${answer.message}`, { tone: "error", seconds: 15 });
+  else news.flattened(answer);
+  account.refreshSoon();
+}
+
 function cancelNewest() {
   const newest = Math.max(...orders.open.map((order) => order.oid));
   if (orders.open.length === 0) notices.show("There is no open order to cancel.");
@@ -245,6 +275,7 @@ const KEYS = {
   b: () => chooseKind(kindOf(aim.kind.value.replace("sell", "buy"))),
   s: () => chooseKind(kindOf(aim.kind.value.replace("buy", "sell"))),
   c: centre,
+  f: askToFlatten,
   x: cancelNewest,
   "Shift+x": () => cancel("all"),
   "?": () => element("help").showModal(),
@@ -258,7 +289,7 @@ function pressed(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
   const typing = event.target.closest("input:not([type=radio]), select, textarea, dialog");
   if (typing && event.key !== "Escape") return;
-  if (event.target.closest("dialog")) return;
+  if (event.target.closest("dialog, [popover]")) return;
   const isLetter = /^[a-z]$/i.test(event.key); // whatever Caps Lock says
   const name = isLetter ? event.key.toLowerCase() : event.key;
   const run = KEYS[isLetter && event.shiftKey ? `Shift+${name}` : name];
@@ -364,6 +395,11 @@ element("aim-send").addEventListener("click", () => {
   aim.clear();
   scale.frozen = false;
   send(order);
+});
+element("flatten").querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  element("flatten").hidePopover?.();
+  flatten();
 });
 element("aim-drop").addEventListener("click", () => pointer.abandon());
 element("centre").addEventListener("click", centre);

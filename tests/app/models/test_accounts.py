@@ -158,6 +158,7 @@ def test_of_ten_who_want_one_name_at_once_one_gets_it(db: DAL) -> None:
 def test_what_a_number_traded_without_an_account_becomes_the_accounts(db: DAL) -> None:
     with transaction(db, write=True):
         for ticker, cash in (("intc", -700), ("gs", 100)):
+            insert(db, "log_position", ticker=ticker, lineage="a", h="0")
             insert(db, "position", ticker=ticker, lineage="a", owner=1, shares=1, cash=cash)
         insert(db, "position", ticker="gs", lineage="a", owner=2, shares=1, cash=5)
     user = add_user(db, "alice", cash="1")
@@ -459,8 +460,42 @@ def test_managers_list_accounts_by_name_and_without_a_hash(db: DAL) -> None:
     _register(db, username="Bob", manager="on", actual_cash="1.5")
     _register(db, username="alice", email="bob@example.org")
     with transaction(db):
-        listed = accounts.every(db)
+        listed = accounts.listed(db, limit=10)
     assert listed == [
         Account("alice", "Alice", "Liddell", False, 500_000_000, 1),
         Account("Bob", "Alice", "Liddell", True, 15_000, 1),
     ]
+
+
+def test_managers_look_accounts_up_by_parts_of_their_names(db: DAL) -> None:
+    for username, first_name, last_name in (
+        ("ada", "Ada", "Lovelace"),
+        ("Ben_1", "Ben", "Ada"),
+        ("ben11", "Benedikt", "Öztürk"),
+        ("carl", "Carl", "100%!"),
+    ):
+        names = {"first_name": first_name, "last_name": last_name}
+        _register(db, username=username, email=f"{username}@example.org", **names)
+
+    def found(search: str = "", *, after: str = "", limit: int = 10) -> list[str]:
+        with transaction(db):
+            listed = accounts.listed(db, search=search, after=after, limit=limit)
+            assert after or limit < 10 or accounts.count(db, search=search) == len(listed)
+        return [account.username for account in listed]
+
+    everybody = found()
+    assert set(everybody) == {"ada", "Ben_1", "ben11", "carl"}
+    assert found(limit=3) == everybody[:3]
+    assert found(after=everybody[1].upper()) == everybody[2:]
+    assert found(after=everybody[-1]) == []
+    for search, usernames in (
+        ("ADA", {"ada", "Ben_1"}),
+        ("ada love", {"ada"}),
+        ("ben_", {"Ben_1"}),
+        ("Özt", {"ben11"}),
+        ("0%!", {"carl"}),
+        ("%", {"carl"}),
+        ("' OR '' = '", set()),
+        ("example.org", set()),
+    ):
+        assert set(found(search)) == usernames, search

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydal import Field
+from pydal.helpers.classes import DatabaseStoredFile
 
 from app.models import db as database
 from app.models import tables
@@ -427,6 +428,26 @@ def test_a_locked_table_is_read_and_not_written(var: Var, impatient: None) -> No
     add_user(other, "alice")
     for each in (db, other):
         close(each)
+
+
+@only_postgres
+def test_a_connection_that_ends_in_a_migration_is_told_once_as_away(
+    var: Var, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyDAL would log it with a traceback, and raise it too: the log stays free of errors."""
+    define = tables.define
+
+    def define_without_connection(db: database.DAL) -> None:
+        DatabaseStoredFile.try_create_web2py_filesystem(db)
+        command(uri_of(var), END_CONNECTIONS)
+        define(db)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "define", define_without_connection)
+        with pytest.raises(DatabaseAway):
+            migrate(uri_of(var), var)
+    migrate(uri_of(var), var)
+    assert _tables(var) == TABLES
 
 
 @only_postgres

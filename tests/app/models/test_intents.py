@@ -428,7 +428,13 @@ def test_what_find_and_the_database_together_make_of_an_unknown_order(
         intents.unknown(db, intent.id, at=SENT)
         asked_at = SENT + round(asked_after * 1_000_000)
         resolved = intents.resolve(
-            db, intent, found_oid=found_oid, seq=reply_seq, asked_at=asked_at, at=asked_at
+            db,
+            intent,
+            found_oid=found_oid,
+            seq=reply_seq,
+            lineage="a",
+            asked_at=asked_at,
+            at=asked_at,
         )
         stored = intents.get(db, alice, "intc", "web-1")
     assert stored is not None
@@ -468,7 +474,9 @@ def test_a_row_that_comes_while_its_order_is_looked_for_is_not_missed(
             for module in (intents, portfolio):
                 patched.setattr(module, "rows", settle_at_last)
             answers.append(
-                intents.resolve(db, intent, found_oid=None, seq=seq, asked_at=asked_at, at=asked_at)
+                intents.resolve(
+                    db, intent, found_oid=None, seq=seq, lineage="a", asked_at=asked_at, at=asked_at
+                )
             )
     close(other)
     assert State.NEVER not in answers
@@ -486,7 +494,7 @@ def test_an_answer_that_comes_while_the_order_is_looked_for_is_not_overwritten(
     def look() -> State:
         with transaction(other, write=True):
             state = intents.resolve(
-                other, intent, found_oid=None, seq=10, asked_at=asked_at, at=asked_at
+                other, intent, found_oid=None, seq=10, lineage="a", asked_at=asked_at, at=asked_at
             )
         close(other)
         return state
@@ -508,16 +516,33 @@ def test_an_outcome_of_an_earlier_sending_says_nothing_of_a_later_one(db: DAL, a
     later = _reserve(db, alice, _request("buy 2@50"), ts=TS + 60_000)
     with transaction(db, write=True):
         asked_at = SENT + 30_000_000  # past the earlier one's deadline, and before the later one
-        state = intents.resolve(db, earlier, found_oid=None, seq=10, asked_at=asked_at, at=asked_at)
+        state = intents.resolve(
+            db, earlier, found_oid=None, seq=10, lineage="a", asked_at=asked_at, at=asked_at
+        )
     assert later.fresh
     assert state is State.RESERVED
     assert _available(db, alice) == "900.00"
 
 
+def test_a_server_with_another_journal_than_the_databases_proves_nothing(
+    db: DAL, alice: int
+) -> None:
+    intent = _reserve(db, alice, _request("buy 2@50"))
+    later = SENT + 9_000_000
+    for lineage, state in (("b", State.UNKNOWN), ("a", State.NEVER)):
+        with transaction(db, write=True):
+            found = intents.resolve(
+                db, intent, found_oid=None, seq=3, lineage=lineage, asked_at=later, at=later
+            )
+        assert found is state
+
+
 def test_an_order_that_never_got_there_may_be_sent_again(db: DAL, alice: int) -> None:
     intent = _reserve(db, alice, _request("buy 2@50"))
     with transaction(db, write=True):
-        intents.resolve(db, intent, found_oid=None, seq=10, asked_at=SENT + 9_000_000, at=SENT)
+        intents.resolve(
+            db, intent, found_oid=None, seq=10, lineage="a", asked_at=SENT + 9_000_000, at=SENT
+        )
     assert _reserve(db, alice, _request("buy 2@50")).fresh
 
 
@@ -538,7 +563,7 @@ def test_an_accepted_order_without_a_row_is_asked_about_now_and_then(db: DAL, al
     with transaction(db, write=True):
         known = intents.get(db, alice, "intc", "web-1")
         assert known is not None
-        intents.resolve(db, known, found_oid=1, seq=9, asked_at=SENT + 9, at=SENT + 9)
+        intents.resolve(db, known, found_oid=1, seq=9, lineage="a", asked_at=SENT + 9, at=SENT + 9)
     assert unseen("intc") == [], "it has just been asked about"
 
 
@@ -548,7 +573,9 @@ def test_an_accepted_order_whose_journal_is_lost_frees_its_cash(db: DAL, alice: 
 
     def resolve(known: Intent, seq: int) -> State:
         with transaction(db, write=True):
-            return intents.resolve(db, known, found_oid=None, seq=seq, asked_at=later, at=later)
+            return intents.resolve(
+                db, known, found_oid=None, seq=seq, lineage="a", asked_at=later, at=later
+            )
 
     with transaction(db, write=True):
         intents.accepted(db, intent.id, oid=1, at=SENT)
