@@ -211,6 +211,7 @@ class Exchange:
         self._trades: list[JsonObject] = []
         self._phase_before = engine.phase
         self._indicative_before = _indicative(engine)
+        self._rules_before = _copied_rules(engine)
         self._is_sealed = True
         self.feed = _feed_of(recovered)
 
@@ -266,6 +267,7 @@ class Exchange:
             "last": price_or_none(feed.last),
             "reference": format_price(feed.reference),
             "seq": feed.seq,
+            "rules": feed.rules,
             "bids": feed.levels(Side.BUY, None),
             "asks": feed.levels(Side.SELL, None),
         }
@@ -436,12 +438,17 @@ class Exchange:
         indicative = _indicative(self._engine)
         is_new = indicative != self._indicative_before
         self._indicative_before = indicative
+        rules = None
+        if (self._engine.settings, self._engine.limits.product) != self._rules_before:
+            rules = _rules(self._engine)
+            self._rules_before = _copied_rules(self._engine)
         return Changes(
             seq=seq,
             levels=self._engine.book.take_changed_levels(),
             trades=trades,
             phase=changed,
             indicative=indicative if is_new else msgspec.UNSET,
+            rules=rules,
         )
 
     def _now(self) -> int:
@@ -838,9 +845,19 @@ def _feed_of(recovered: Recovered) -> Feed:
             levels=levels,
             trades=trades,
             indicative=_indicative(engine),
+            rules=_rules(engine),
         )
     )
     return feed
+
+
+def _rules(engine: Engine) -> JsonObject:
+    """What everybody may know of the product's rules: not who is excepted from them."""
+    return protocol.rules_to_dict(engine.settings, engine.limits.product)
+
+
+def _copied_rules(engine: Engine) -> tuple[dict[str, int], dict[str, int]]:
+    return dict(engine.settings), dict(engine.limits.product)
 
 
 def _indicative(engine: Engine) -> JsonObject | None:

@@ -354,6 +354,8 @@ class _Pending:
             self.changed["phase"] = changes.phase
         if changes.indicative is not msgspec.UNSET:
             self.changed["indicative"] = changes.indicative
+        if changes.rules is not None:
+            self.changed["rules"] = changes.rules
 
 
 class _Update(msgspec.Struct):

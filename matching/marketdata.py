@@ -51,7 +51,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """What one durable batch (or one message from upstream) changed in public.
 
     `levels` are (side, price, quantity, orders), absolute, of the whole book; `trades` are PROTOCOL
-    §4's objects; `phase` is None where it stayed, `indicative` UNSET.
+    §4's objects; `phase` and `rules` are None where they stayed, `indicative` UNSET.
     """
 
     seq: int
@@ -59,10 +59,14 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     trades: Sequence[JsonObject] = ()
     phase: Phase | None = None
     indicative: JsonObject | msgspec.UnsetType | None = msgspec.UNSET
+    rules: JsonObject | None = None
 
 
 class Feed:
-    """The public state of one product after record `seq`."""
+    """The public state of one product after record `seq`.
+
+    `rules` are its settings and limits by name, in the text in which commands give them.
+    """
 
     def __init__(self, *, reference: int, phase: Phase = Phase.CONTINUOUS) -> None:
         self.seq = 0
@@ -70,6 +74,7 @@ class Feed:
         self.reference = reference
         self.last: int | None = None
         self.indicative: JsonObject | None = None
+        self.rules: JsonObject = {}
         self.trades: deque[JsonObject] = deque(maxlen=TRADES_KEPT)
         self._sides: dict[Side, _Ladder] = {Side.BUY: _Ladder(-1), Side.SELL: _Ladder(1)}
 
@@ -86,6 +91,8 @@ class Feed:
             self.phase = changes.phase
         if changes.indicative is not msgspec.UNSET:
             self.indicative = changes.indicative
+        if changes.rules is not None:
+            self.rules = changes.rules
 
     def load(self, message: Mapping[str, Any]) -> None:
         """Become what a `snapshot` message of a matching server says."""
@@ -98,6 +105,7 @@ class Feed:
         self.reference = parse_price(message["reference"])
         self.last = None if message["last"] is None else parse_price(message["last"])
         self.indicative = message["indicative"]
+        self.rules = message["rules"]
         self.trades = deque(message["trades"], maxlen=TRADES_KEPT)
 
     def update(self, message: Mapping[str, Any]) -> Changes:
@@ -118,6 +126,7 @@ class Feed:
             trades=message.get("trades", ()),
             phase=Phase(message["phase"]) if "phase" in message else None,
             indicative=message.get("indicative", msgspec.UNSET),
+            rules=message.get("rules"),
         )
         self.apply(changes)
         return changes
@@ -146,6 +155,7 @@ class Feed:
         if trades:
             message["trades"] = list(self.trades)
         message["indicative"] = self.indicative
+        message["rules"] = self.rules
         return message
 
     def window(self, depth: int) -> "Window":

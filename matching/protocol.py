@@ -25,7 +25,7 @@ column 13: expected quantity[@price][/stop], found '1O0@50.25'
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NoReturn, assert_never
 
@@ -431,6 +431,20 @@ def format_settings(command: ChangeSettings) -> str:
 def format_limits(command: ChangeLimits) -> str:
     """`max_position=200 max_notional=100000.00`: money as prices, else the shortest decimals."""
     return " ".join(f"{name}={_format_limit(name, value)}" for name, value in command.limits)
+
+
+def rules_to_dict(settings: Mapping[str, int], limits: Mapping[str, int]) -> dict[str, str]:
+    """A product's settings and limits as the feed shows them (PROTOCOL §4): the text of commands.
+
+    Settings are in ten-thousandths, limits in shares, orders and ten-thousandths of money.
+
+    >>> rules_to_dict({"collar": 50_000}, {"max_quantity": 1_000_000, "max_notional": 5_000})
+    {'collar': '5', 'max_quantity': '1000000', 'max_notional': '0.50'}
+    """
+    texts = {name: _format_decimal(value) for name, value in settings.items()}
+    for name, value in limits.items():
+        texts[name] = format_price(value) if name in _MONEY_LIMITS else str(value)
+    return texts
 
 
 def _format_limit(name: str, value: int | None) -> str:

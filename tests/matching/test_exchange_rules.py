@@ -40,6 +40,38 @@ def test_an_iceberg_shows_its_peak_to_the_market_and_all_of_it_to_its_owner() ->
     assert floor.state() == before
 
 
+def test_everybody_is_told_the_rules_in_force_and_nobody_the_exceptions() -> None:
+    floor = Floor()
+    venue, feed = floor.venue(), floor.exchange.feed
+    off = dict.fromkeys(("collar", "band", "breaker", "maker_fee", "taker_fee"), "0")
+    off |= {"max_quantity": "1000000", "max_open_orders": "0", "max_position": "0"}
+    off |= {"max_notional": "0.00", "max_rate": "0"}
+    assert feed.rules == off
+    venue.send("set intc collar=5 maker_fee=-0.2")
+    venue.send("limit intc * max_notional=100 max_rate=9")
+    venue.send("limit intc 7 max_position=3")
+    batch = floor.exchange.take_batch()
+    assert feed.rules == off  # what is not durable is not shown
+    floor.store(batch)
+    floor.finish(batch)
+    now = off | {"collar": "5", "maker_fee": "-0.2", "max_notional": "100.00", "max_rate": "9"}
+    assert batch.changes is not None
+    assert (batch.changes.rules, feed.rules, feed.snapshot()["rules"]) == (now, now, now)
+    assert floor.exchange.query()["rules"] == now
+    floor.ask(floor.trader(7), "buy 1@50")
+    assert floor.exchange.feed.rules == now
+    floor.restart()
+    assert floor.exchange.feed.rules == now
+
+
+def test_rules_that_stay_are_not_told_again() -> None:
+    floor = Floor()
+    floor.trader(7).send("buy 1@50")
+    batch = floor.exchange.take_batch()
+    assert batch.changes is not None
+    assert batch.changes.rules is None
+
+
 def test_an_auction_publishes_its_indicative_price_until_it_uncrosses() -> None:
     floor = Floor(phase=Phase.AUCTION)
     buyer, seller, venue = floor.trader(1), floor.trader(2, orders=True), floor.venue()

@@ -39,6 +39,7 @@ def test_a_snapshot_shows_the_best_levels_best_first() -> None:
         "asks": [["101.00", 4, 1], ["102.00", 3, 1]],
         "trades": [],
         "indicative": None,
+        "rules": {},
     }
 
 
@@ -113,6 +114,7 @@ def test_a_feed_loaded_from_messages_is_the_same_feed() -> None:
         "asks": [["101.00", 3, 1]],
         "trades": [trade(9, "101.00")],
         "phase": "halted",
+        "rules": {"collar": "5"},
     }
     changes = copy.update(update)
     assert changes.phase is Phase.HALTED

@@ -78,6 +78,7 @@ def test_quote_query_and_time_tell_the_public_state(tmp_path: Path) -> None:
         query = await venue.query()
         assert re.fullmatch(r"[0-9a-f]{16}", query.pop("lineage"))
         assert query.pop("seq") >= 9
+        assert query.pop("rules")["max_quantity"] == "1000000"
         assert query == {
             "ticker": "intc",
             "tick": "0.01",
