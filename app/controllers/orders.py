@@ -55,7 +55,19 @@ RECONCILE_SECONDS = 5.0
 ORDERS_AT_ONCE = 20
 """So many orders of one trader may be on their way; a browser has six lines to a host."""
 
-ORDER_FIELDS = ("type", "product", "quantity", "price", "stop", "id", "tif", "stp", "owner")
+ORDER_FIELDS = (
+    "type",
+    "product",
+    "quantity",
+    "price",
+    "stop",
+    "id",
+    "tif",
+    "stp",
+    "post",
+    "peak",
+    "owner",
+)
 DELETE_FIELDS = ("product", "oid", "owner", "_next")
 
 UNSEEN_SECONDS = 60.0
@@ -141,7 +153,10 @@ def new_order_id() -> str:
 
 @expose(Audience.TRADERS, methods=("POST",), fields=ORDER_FIELDS)
 async def order(request: Request) -> Result:
-    """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp, owner."""
+    """type=buy|sell, product, quantity, price (empty: market), stop, id, tif, stp, owner.
+
+    `post=on`: only to rest (R8). `peak`: so many of it are shown (R9); empty or 0: all.
+    """
     return await tell(request, _place(request), _sentence)
 
 
@@ -285,6 +300,8 @@ def read_order(form: Mapping[str, str]) -> intents.Request:
         client_id=read_id(form),
         tif=_choice(TimeInForce, form.get("tif") or TimeInForce.GTC, "tif"),
         stp=_choice(SelfTrade, form.get("stp") or SelfTrade.TAKER, "stp"),
+        post=_is_on(form.get("post", ""), "post"),
+        peak=_peak(form.get("peak", "")),
     )
 
 
@@ -305,6 +322,18 @@ def _choice(choices: type[E], text: str, name: str) -> E:
         return choices(text)
     except ValueError as error:
         raise _bad_form(f"{name} is one of {', '.join(choices)}") from error
+
+
+def _is_on(text: str, name: str) -> bool:
+    if text not in ("", "on"):
+        raise _bad_form(f"{name} is on, or left out")
+    return text == "on"
+
+
+def _peak(text: str) -> int:
+    if not re.fullmatch("[0-9]{0,12}", text.strip(), re.ASCII):
+        raise _bad_form("Show is a whole number of shares, or nothing")
+    return int(text.strip() or 0)
 
 
 def _price(text: str, name: str) -> int:

@@ -49,7 +49,7 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,36}", re.ASCII)
 
 _COLUMNS = (
     "id, owner, ticker, client_id, state, buy_sell, quantity, price, stop_price, tif, stp, ts,"
-    " reserved, oid, code, message"
+    " post, peak, reserved, oid, code, message"
 )
 
 
@@ -74,6 +74,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str
     tif: TimeInForce = TimeInForce.GTC
     stp: SelfTrade = SelfTrade.TAKER
+    post: bool = False
+    peak: int = 0
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +152,7 @@ def reserve(
     lock_row(db, "auth_user", owner)
     old = get(db, owner, product.name, request.client_id)
     if old is not None and old.state not in (State.REJECTED, State.NEVER):
-        if _stored_request(db, old.id) != _encode(request):
+        if _stored_request(db, old.id) != request:
             raise Refused("duplicate_id", "R14", f"id {request.client_id} names another order")
         return old
     _mark_journaled(db, owner, at=at)
@@ -168,6 +170,8 @@ def reserve(
         "stop_price": command.stop,
         "tif": str(command.tif),
         "stp": str(command.stp),
+        "post": "FT"[command.post],
+        "peak": command.peak,
         "ts": ts,
         "value_price": value,
         "reserved": reserved,
@@ -403,6 +407,8 @@ def _command(
         client_id=request.client_id,
         tif=tif,
         stp=request.stp,
+        post=request.post,
+        peak=request.peak,
         ts=ts,
     )
 
@@ -529,8 +535,9 @@ def _deadline(intent: Intent) -> int:
     return intent.command.ts * 1000 + TS_WINDOW
 
 
-def _stored_request(db: DAL, intent: int) -> str:
-    return str(rows(db, "SELECT request FROM order_intent WHERE id = ?", intent)[0][0])
+def _stored_request(db: DAL, intent: int) -> Request:
+    found = rows(db, "SELECT request FROM order_intent WHERE id = ?", intent)
+    return msgspec.json.decode(found[0][0], type=Request)
 
 
 def _encode(request: Request) -> str:
@@ -539,7 +546,8 @@ def _encode(request: Request) -> str:
 
 def _intent(row: Any) -> Intent:
     intent, owner, ticker, client_id, state = row[:5]
-    side, quantity, price, stop, tif, stp, ts, reserved, oid, code, message = row[5:]
+    side, quantity, price, stop, tif, stp, ts, post, peak = row[5:14]
+    reserved, oid, code, message = row[14:]
     return Intent(
         id=intent,
         owner=owner,
@@ -556,6 +564,8 @@ def _intent(row: Any) -> Intent:
             client_id=client_id,
             tif=TimeInForce(tif),
             stp=SelfTrade(stp),
+            post=post == "T",
+            peak=peak,
             ts=ts,
         ),
         reserved=reserved,

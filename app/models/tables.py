@@ -109,6 +109,8 @@ def define(db: DAL) -> None:
         _bigint("stop_price"),
         Field("tif", length=4, notnull=True),
         Field("stp", length=9, notnull=True),
+        Field("post", "boolean", notnull=True, default=False),
+        _bigint("peak"),
         _bigint("ts"),
         _bigint("value_price"),
         _bigint("reserved"),

@@ -201,6 +201,27 @@ def test_a_stop_waits(web: Web, market: Market, buyer: User) -> None:
     assert market.journaled("stp=maker") == 1
 
 
+def test_an_iceberg_and_a_post_only_order_are_sent_as_such(
+    web: Web, market: Market, buyer: User, seller: User
+) -> None:
+    browser = web.browser(buyer)
+    answer = market.order(browser, "buy 100@50", id="web-ice", peak="10", post="on").json()
+    assert (answer["status"], answer["remaining"]) == ("open", 100)
+    assert market.journaled("buy 100@50.00/0 id=web-ice post peak=10") == 1
+    assert market.available(buyer) == CASH - 50_000_000, "the hidden part is paid for, too"
+    for text, options, code in (
+        ("sell 5@50", {"post": "on"}, "would_take"),
+        ("sell 5@51", {"post": "on", "tif": "ioc"}, "invalid_order"),
+        ("sell 50", {"peak": "10"}, "invalid_order"),
+        ("buy 50", {"peak": "10"}, "invalid_order"),
+        ("buy 50@1", {"peak": "50"}, "invalid_order"),
+        ("buy 50@60/60", {"post": "on"}, "invalid_order"),
+    ):
+        refused = market.order(web.browser(seller), text, **options)
+        assert (refused.status, refused.error) == (422, code), (text, options)
+    assert market.available(seller) == CASH
+
+
 def test_a_market_buy_is_bounded_by_what_the_shown_book_would_cost(
     web: Web, market: Market, buyer: User, seller: User
 ) -> None:
@@ -248,7 +269,9 @@ def test_a_form_filled_in_wrong_is_told_and_sends_nothing(
         "tif": ("forever",),
         "stp": ("me",),
         "id": ("a1", "web-", "web-" + "x" * 33, "web-a b", "web-ä"),
-        "peak": ("1",),
+        "peak": ("1.5", "-1", "١", "1" * 13),
+        "post": ("1", "yes"),
+        "hidden": ("1",),
     }.items():
         for value in values:
             answer = browser.post("/default/order", {**form, name: value}, JSON)
