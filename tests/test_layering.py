@@ -86,11 +86,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "app.models",
         *_matching("order events ports disk records journal recovery config exits pidfile"),
     ),
-    "app.models": ("app.models", *_matching("order config exits pidfile")),
+    "app.models": ("app.models", *_matching("order settings limits config exits pidfile")),
     "app.controllers": (
         "app.controllers",
         "app.models",
-        *_matching("order protocol signing client marketdata fanout config exits pidfile"),
+        *_matching("order limits protocol signing client marketdata fanout config exits pidfile"),
     ),
     "app.routes": ("app",),
     "app.webserver": ("app", *_matching("config disk exits pidfile ports")),

@@ -6,6 +6,7 @@ matching server first starts (PROTOCOL §5), so they can be changed only until i
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -13,6 +14,7 @@ from pydal import DAL
 
 from app.models.accounts import User
 from app.models.db import Invalid, Taken, execute, insert, lock_row, lock_table, rows
+from app.models.rules import Rules, forget_told, read_rules
 from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
 from matching.order import HOUSE, TICKER, format_price, parse_price
 
@@ -38,8 +40,8 @@ _HOST = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}", re.ASCII)
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
-class ProductForm(msgspec.Struct, frozen=True):
-    """A product form that was filled in right; prices in ten-thousandths."""
+class ProductForm(Rules, frozen=True, kw_only=True):
+    """A product form that was filled in right, its rules included; prices in ten-thousandths."""
 
     name: str
     description: str
@@ -53,7 +55,7 @@ class ProductForm(msgspec.Struct, frozen=True):
     allow_short: bool
 
 
-class Product(ProductForm, frozen=True):
+class Product(ProductForm, frozen=True, kw_only=True):
     """A product as the platform knows it."""
 
     id: int
@@ -88,7 +90,7 @@ _HAS_ORDERS = (
 
 
 def validate(form: Mapping[str, str]) -> ProductForm:
-    """Fields name, description, unit_price, tick, lot, the URLs, port, active, allow_short.
+    """Fields name, description, unit_price, tick, lot, the URLs, port, active, allow_short, rules.
 
     A `port` fills the URLs that are empty, and must be that of the others; tick and lot are 0.01
     and 1 if empty. Check boxes: any text is yes. Raises Invalid with a sentence for each field that
@@ -109,7 +111,8 @@ def validate(form: Mapping[str, str]) -> ProductForm:
     if "tick" not in errors and "unit_price" not in errors and unit_price % tick:
         errors["unit_price"] = f"Not a multiple of the tick, {format_price(tick)}"
     lot = _lot(form, errors)
-    addresses = _addresses(form, errors)
+    addresses: dict[str, Any] = _addresses(form, errors)
+    rules = read_rules(form, errors)
     if errors:
         raise Invalid(errors)
     return ProductForm(
@@ -121,6 +124,7 @@ def validate(form: Mapping[str, str]) -> ProductForm:
         active=bool(form.get("active")),
         allow_short=bool(form.get("allow_short")),
         **addresses,
+        **msgspec.structs.asdict(rules),
     )
 
 
@@ -168,6 +172,7 @@ def edit(db: DAL, product: int, form: ProductForm, *, by: User, at: int) -> Prod
     assignments = ", ".join(f"{field} = ?" for field in (*_FIELDS, "modified_on", "modified_by"))
     values = [_sql_value(value) for value in msgspec.structs.astuple(form)]
     execute(db, f"UPDATE product SET {assignments} WHERE id = ?", *values, at, by.id, product)
+    forget_told(db, product)  # also if it is the same: a program may have set something else
     return Product(**msgspec.structs.asdict(form), id=product)
 
 

@@ -2,7 +2,8 @@
 
 | table | written by | holds |
 |---|---|---|
-| `auth_user`, `session`, `product` | the platform | who trades, and what |
+| `auth_user`, `session`, `product` | the platform | who trades, and what, by which rules |
+| `product_limit` | the platform | who is excepted from a product's limits (R16) |
 | `order_intent` | the platform | cash promised to orders that the journal does not show yet (R17) |
 | `ledger` | the platform | every change of an account's cash that is not a trade |
 | `run` | whoever begins a new run | the runs that have ended (app/models/runs.py) |
@@ -14,6 +15,9 @@ numbers: owner 0 is the house, and an owner without an account trades none the l
 """
 
 from pydal import DAL, Field
+
+from matching.limits import DEFAULTS
+from matching.settings import NAMES
 
 INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS auth_user_name ON auth_user (lower(username))",
@@ -34,6 +38,7 @@ INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS intent_id ON order_intent (owner, ticker, client_id)",
     "CREATE INDEX IF NOT EXISTS intent_state ON order_intent (state, owner)",
     "CREATE INDEX IF NOT EXISTS ledger_owner ON ledger (owner)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS limit_of ON product_limit (product, owner, name)",
     "CREATE INDEX IF NOT EXISTS log_run ON log_position (run) WHERE run > 0",
 )
 """What pyDAL's definitions cannot say: keys of several columns, and partial ones.
@@ -91,11 +96,21 @@ def define(db: DAL) -> None:
         Field("ws_url", length=255, notnull=True),
         Field("active", "boolean", notnull=True, default=True),
         Field("allow_short", "boolean", notnull=True, default=True),
+        *(_bigint(name) for name in NAMES),
+        *(_bigint(name, default=value) for name, value in DEFAULTS.items()),
+        Field("rules_lineage", length=16, notnull=True, default=""),
         _bigint("created_on"),
         Field("created_by", db.auth_user, notnull=True, ondelete="RESTRICT"),
         _bigint("modified_on"),
         Field("modified_by", db.auth_user, notnull=True, ondelete="RESTRICT"),
         format="%(name)s",
+    )
+    db.define_table(
+        "product_limit",
+        Field("product", db.product, notnull=True, ondelete="RESTRICT"),
+        _owner_account(db),
+        Field("name", length=16, notnull=True),
+        _bigint("value"),
     )
     db.define_table(
         "order_intent",
@@ -200,8 +215,8 @@ def define(db: DAL) -> None:
     )
 
 
-def _bigint(name: str, **attributes: object) -> Field:
-    return Field(name, "bigint", notnull=True, default=0, **attributes)
+def _bigint(name: str, *, default: int = 0, **attributes: object) -> Field:
+    return Field(name, "bigint", notnull=True, default=default, **attributes)
 
 
 def _owner_account(db: DAL) -> Field:

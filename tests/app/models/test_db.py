@@ -48,6 +48,7 @@ TABLES = {
     "auth_user",
     "session",
     "product",
+    "product_limit",
     "order_intent",
     "ledger",
     "buy_sell_order",
@@ -280,6 +281,44 @@ def test_a_new_column_is_added_and_the_rows_stay(var: Var, monkeypatch: pytest.M
     with transaction(db):
         assert rows(db, "SELECT id, actual_cash, colour FROM auth_user") == [
             (user.id, 125_000, "blue")
+        ]
+    close(db)
+
+
+def test_products_of_an_older_database_get_the_rules_of_a_new_journal(
+    var: Var, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("collar", "band", "breaker", "maker_fee", "taker_fee", "rules_lineage")
+    names += ("max_quantity", "max_open_orders", "max_position", "max_notional", "max_rate")
+
+    define = tables.define
+
+    def define_older(db: DAL) -> None:
+        whole = db.define_table
+
+        def older(name: str, *fields: Field, **kwargs: object) -> None:
+            if name != "product_limit":
+                kept = [field for field in fields if name != "product" or field.name not in names]
+                whole(name, *kept, **kwargs)
+
+        patched.setattr(db, "define_table", older, raising=False)
+        define(db)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "define", define_older)
+        indexes = [index for index in tables.INDEXES if " limit_of " not in index]
+        patched.setattr(tables, "INDEXES", indexes)
+        db = make_database(var)
+    by = add_user(db, "manager1", manager=True).id
+    with transaction(db, write=True):
+        insert(db, "product", name="gs", post_url="", quote_url="", ws_url="",
+               created_by=by, modified_by=by)  # fmt: skip
+    close(db)
+    migrate(uri_of(var), var)
+    db = open_database(uri_of(var))
+    with transaction(db):
+        assert rows(db, f"SELECT {', '.join(names)} FROM product") == [
+            (0, 0, 0, 0, 0, "", 1_000_000, 0, 0, 0, 0)
         ]
     close(db)
 
