@@ -25,6 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from app.controllers import rules
 from app.controllers.base import Platform
 from app.controllers.orders import keep_reconciling
 from app.controllers.realtime import FRAME_LIMIT
@@ -94,6 +95,7 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
     background = [
         asyncio.create_task(platform.markets.follow(lambda: transactions.read(products.served))),
         asyncio.create_task(keep_reconciling(platform)),
+        asyncio.create_task(rules.keep_telling(platform)),
     ]
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -90,7 +90,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.controllers": (
         "app.controllers",
         "app.models",
-        *_matching("order limits protocol signing client marketdata fanout config exits pidfile"),
+        *_matching("order settings limits protocol signing client marketdata fanout"),
+        *_matching("config exits pidfile"),
     ),
     "app.routes": ("app",),
     "app.webserver": ("app", *_matching("config disk exits pidfile ports")),

@@ -6,7 +6,7 @@ Prices and money leave here as decimal text, times as RFC 3339: the JSON of a pa
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from app.controllers import connection
+from app.controllers import connection, rules
 from app.controllers.base import (
     Answer,
     Audience,
@@ -23,13 +23,15 @@ from app.controllers.orders import new_order_id, read_doubts
 from app.controllers.portfolio import cash_values
 from app.models import equity, portfolio
 from app.models import products as catalog
+from app.models import rules as wanted_rules
 from app.models.accounts import User
 from app.models.db import DAL, Invalid, now
 from app.models.equity import Curve
 from app.models.portfolio import OpenOrder, ProfitAndLoss, TradeRow
 from app.models.products import Product, ProductForm
+from app.models.rules import Rules
 from matching.marketdata import format_time
-from matching.order import format_price
+from matching.order import PRICE_SCALE, format_price
 
 PRODUCT_FIELDS = (
     "name",
@@ -43,11 +45,22 @@ PRODUCT_FIELDS = (
     "ws_url",
     "active",
     "allow_short",
+    *wanted_rules.SETTINGS,
+    *wanted_rules.LIMITS,
     "test",
 )
 """A product's form; `test` is the button that asks its addresses, and stores nothing."""
 
-NEW_PRODUCT = {"tick": "0.01", "lot": "1", "active": "on", "allow_short": "on"}
+EXCEPTION_FIELDS = ("owner", "limit", "value", "except", "remove")
+"""The forms of exceptions from its limits; `except` and `remove` are their buttons."""
+
+NEW_PRODUCT = {
+    "tick": "0.01",
+    "lot": "1",
+    "active": "on",
+    "allow_short": "on",
+    **wanted_rules.to_form(Rules(collar=10 * PRICE_SCALE, band=20 * PRICE_SCALE)),
+}
 """What the form of a new product begins with."""
 
 PRODUCT_COLUMNS = (
@@ -64,6 +77,7 @@ PRODUCT_COLUMNS = (
     "volume",
     "recent",
     "state",
+    "rules",
 )
 TRADE_COLUMNS = (
     "time",
@@ -150,31 +164,29 @@ def _require_manager(user: User) -> None:
     Audience.MANAGERS,
     view="default/edit_product.html",
     methods=("GET", "POST"),
-    fields=PRODUCT_FIELDS,
+    fields=(*PRODUCT_FIELDS, *EXCEPTION_FIELDS),
 )
 async def edit_product(request: Request, key: int) -> Result:
-    """The form of a product, and the line that starts its matching server."""
+    """The form of a product, the exceptions from its limits, the line that starts its server."""
     transactions = request.platform.transactions
     product = _known(await transactions.read(catalog.get, key), key)
     form: Mapping[str, str] = _product_form(product)
+    exception: Mapping[str, str] = {}
     errors: dict[str, str] = {}
+    exception_errors: dict[str, str] = {}
     report = None
-    if request.method == "POST":
+    if request.method == "POST" and {"except", "remove"} & request.form.keys():
+        try:
+            return await rules.change_exceptions(request, product)
+        except Invalid as invalid:
+            exception, exception_errors = request.form, invalid.errors
+    elif request.method == "POST":
         try:
             changed = catalog.validate(request.form)
             if "test" in request.form:
                 form, report = request.form, await connection.examine(changed)
             else:
-                await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
-                request.platform.markets.changed()
-                message = f"{changed.name} is changed"
-                has_moved = changed.ws_url != product.ws_url
-                if has_moved and await transactions.read(catalog.has_orders, key):
-                    message += (
-                        ". Orders are open in it: its matching server has to run at the new"
-                        " address, with the journal that it has now"
-                    )
-                return Redirect(f"/default/edit_product/{key}", message)
+                return await _edit(request, product, changed)
         except Invalid as invalid:
             form, errors = request.form, invalid.errors
     values = {
@@ -183,8 +195,29 @@ async def edit_product(request: Request, key: int) -> Result:
         "form": _without_buttons(form),
         "errors": errors,
         "report": report,
+        "differences": rules.differences_in(request.platform, product),
+        "exceptions": await rules.exceptions_of(request.platform, key),
+        "limits": wanted_rules.LIMITS,
+        "exception": {name: exception.get(name, "") for name in ("owner", "limit", "value")},
+        "exception_errors": exception_errors,
     }
-    return Answer(400, values) if errors else values
+    return Answer(400, values) if errors or exception_errors else values
+
+
+async def _edit(request: Request, product: Product, changed: ProductForm) -> Redirect:
+    """Store a changed product, tell its market the rules, and say what came of it."""
+    transactions, key = request.platform.transactions, product.id
+    await transactions.write(catalog.edit, key, changed, by=request.trader, at=now())
+    request.platform.markets.changed()
+    has_moved = changed.ws_url != product.ws_url
+    outcome = rules.AWAY if has_moved else await rules.tell_of(request.platform, key)
+    message = f"{changed.name} is changed; {outcome}"
+    if has_moved and await transactions.read(catalog.has_orders, key):
+        message += (
+            ". Orders are open in it: its matching server has to run at the new"
+            " address, with the journal that it has now"
+        )
+    return Redirect(f"/default/edit_product/{key}", message)
 
 
 @expose(Audience.TRADERS, view="default/trade.html")
@@ -343,6 +376,7 @@ def _row(platform: Platform, product: Product) -> dict[str, Any]:
         "reference": format_price(product.unit_price),
         **_quote(quote),
         "state": _state(product, quote),
+        "rules": rules.in_words(rules.in_force(platform, product)),
     }
 
 
@@ -401,6 +435,7 @@ def _product_form(product: Product) -> dict[str, str]:
         "post_url": product.post_url,
         "quote_url": product.quote_url,
         "ws_url": product.ws_url,
+        **wanted_rules.to_form(product),
     }
     boxes = {"active": product.active, "allow_short": product.allow_short}
     return form | {name: "on" for name, is_checked in boxes.items() if is_checked}

@@ -36,6 +36,9 @@ PRODUCTS_SECONDS = 2.0
 KEY_RETRY_SECONDS = 30.0
 """How long to wait when a matching server refuses the venue key: an operator has to act."""
 
+SHOWN_SECONDS = 1.0
+"""How long an answer may wait for the feed to show what it says."""
+
 GOING_AWAY, SERVICE_RESTART = 1001, 1012
 """WebSocket close codes: the web server stops; the product has changed, come back to it."""
 
@@ -69,7 +72,9 @@ class Quote(msgspec.Struct, frozen=True):
 class Market:
     """One product as browsers see it."""
 
-    def __init__(self, product: Product, *, venue_key: str) -> None:
+    def __init__(
+        self, product: Product, *, venue_key: str, on_live: Callable[[], None] | None = None
+    ) -> None:
         self.product = product
         self.feed = Feed(reference=product.unit_price)
         self.fanout = Fanout(self.feed)
@@ -77,6 +82,8 @@ class Market:
         self.trading = Client(product.ws_url, ticker=product.name, key=venue_key)
         self.being_sent: dict[tuple[int, OrderRequest], asyncio.Future[Any]] = {}
         """Orders on their way, by owner and request, with what their forms will be answered."""
+        self.being_told = asyncio.Lock()
+        """Held while the matching server is told the market's rules."""
         self.being_flattened: dict[tuple[int, str], asyncio.Future[Any]] = {}
         """Positions that are being closed, by owner and id of the order that is to close them."""
         self._watching = Client(
@@ -85,6 +92,7 @@ class Market:
         self._open_orders: defaultdict[int, dict[int, JsonObject]] = defaultdict(dict)
         self._private: defaultdict[int, set[Listener]] = defaultdict(set)
         self._lineage: str | None = None
+        self._on_can_trade = on_live
         self._tasks: list[asyncio.Task[None]] = []
         self._resubscribing: asyncio.Task[None] | None = None
 
@@ -97,6 +105,11 @@ class Market:
         """Whether an order would reach the matching server now."""
         return self.trading.is_connected and self.trading.is_logged_in
 
+    @property
+    def lineage(self) -> str | None:
+        """The journal to which an order would go now; None before the first connection."""
+        return (self.trading.hello or {}).get("lineage")
+
     def is_sending(self, owner: int, client_id: str) -> bool:
         """Whether an order with this id is on its way from here."""
         return any(
@@ -108,7 +121,7 @@ class Market:
         self.fanout.start()
         self._tasks = [
             asyncio.create_task(self._keep(self._watch)),
-            asyncio.create_task(self._keep(lambda: self.trading.follow(channels=()))),
+            asyncio.create_task(self._keep(self._trade)),
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_end)
@@ -139,6 +152,16 @@ class Market:
     def levels(self, side: Side, depth: int = DEPTH) -> list[tuple[int, int]]:
         """The shown book's best levels: (price, quantity), best first."""
         return [(price, quantity) for price, (quantity, _) in self.feed.best(side, depth)]
+
+    async def until_shown(self, seq: int) -> None:
+        """Wait for the feed, so that the next page shows what an answer with this seq says.
+
+        It comes right behind.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_SECONDS):
+                while self.is_live and self.feed.seq < seq:
+                    await asyncio.sleep(0.005)
 
     # -- browsers
 
@@ -203,6 +226,9 @@ class Market:
             on_live=self._on_live,
             on_away=self._on_away,
         )
+
+    async def _trade(self) -> None:
+        await self.trading.follow(channels=(), on_live=self._on_can_trade)
 
     def _on_live(self) -> None:
         log.info("market %s: live, from %s", self.ticker, self.product.ws_url)
@@ -280,6 +306,8 @@ class Markets:
         self._venue_key = venue_key
         self._by_product: dict[int, Market] = {}
         self._changed = asyncio.Event()
+        self.went_live = asyncio.Event()
+        """Set whenever a market can trade again."""
 
     def __iter__(self) -> Iterator[Market]:
         return iter(list(self._by_product.values()))
@@ -323,7 +351,8 @@ class Markets:
             del self._by_product[key]
             await market.stop(code=SERVICE_RESTART, reason="the product was changed")
         for key in wanted.keys() - self._by_product.keys():
-            market = self._by_product[key] = Market(wanted[key], venue_key=self._venue_key)
+            market = Market(wanted[key], venue_key=self._venue_key, on_live=self.went_live.set)
+            self._by_product[key] = market
             market.start()
 
 

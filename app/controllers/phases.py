@@ -1,4 +1,4 @@
-"""Phases: a manager pauses, resumes or closes a market, or all of them at once (R11).
+"""Phases: a manager pauses, resumes or closes a market, or calls an auction, or in all (R11).
 
 The command goes over the platform's trading line, as the venue. What came of it is said for each
 market: a server that is away has not heard it, and goes on in its own phase when it is back.
@@ -7,7 +7,6 @@ market: a server that is away has not heard it, and goes on in its own phase whe
 import asyncio
 import re
 from collections import defaultdict
-from contextlib import suppress
 
 from app.controllers.base import Audience, Problem, Redirect, Request, Result, expose
 from app.controllers.markets import Market
@@ -20,19 +19,18 @@ ALL = "all"
 DONE = {
     Phase.CONTINUOUS: "trading",
     Phase.HALTED: "halted",
+    Phase.AUCTION: "in an auction",
     Phase.CLOSED: "closed",
 }
 """What a market is after the command, of the phases that a manager can ask for."""
 
 AWAY = "not reached, its exchange is away"
 UNKNOWN = "asked, but the connection was lost before the answer: look at its state"
-SHOWN_SECONDS = 1.0
-"""How long an answer may wait for the feed to show what it says."""
 
 
 @expose(Audience.MANAGERS, methods=("POST",), fields=("product", "phase"))
 async def phase(request: Request) -> Result:
-    """product (or `all`), phase=continuous|halted|closed: set it, and say what came of it."""
+    """product (or `all`), phase=continuous|halted|auction|closed: set it; say what came of it."""
     wanted = _wanted(request.form.get("phase", ""))
     product = request.form.get("product", "")
     markets = _markets(request, product)
@@ -82,20 +80,12 @@ async def _set_phase(market: Market, wanted: Phase) -> str:
         return AWAY
     except Unanswered:
         return UNKNOWN
-    await _until_shown(market, answer["seq"])
+    await market.until_shown(answer["seq"])
     return DONE[wanted]
 
 
 def _already(wanted: Phase) -> str:
     return f"already {DONE[wanted]}"
-
-
-async def _until_shown(market: Market, seq: int) -> None:
-    """Wait for the feed, so that the next page shows the new phase; it comes right behind."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SHOWN_SECONDS):
-            while market.is_live and market.feed.seq < seq:
-                await asyncio.sleep(0.005)
 
 
 def report(named: list[tuple[str, str]], done: str) -> str:

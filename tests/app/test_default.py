@@ -102,6 +102,7 @@ def test_a_product_as_json_is_what_the_list_shows(web: Web, trader: User, away: 
         "volume": 0,
         "recent": [],
         "state": "away",
+        "rules": "",
     }
 
 

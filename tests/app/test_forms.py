@@ -370,7 +370,7 @@ def test_a_wrong_order_is_told_and_leaves_nothing(
                     assert answer.status == 503, "its exchange would know"
                     continue
                 assert answer.status == (404 if field == "product" else 400), (path, field, text)
-    for text in ("", "HALTED", "auction", "all", SCRIPT, "\0"):
+    for text in ("", "HALTED", "pause", "all", SCRIPT, "\0"):
         form = {"product": away.id, "phase": text, "_xsrf": token}
         answer = browser.post("/default/phase", form, JSON)
         assert (answer.status, answer.error) == (400, "bad_request")

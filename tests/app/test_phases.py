@@ -65,6 +65,23 @@ def test_in_a_paused_market_orders_are_refused_by_the_rule_and_cancels_work(
     assert order(browser, product).json()["status"] == "open"
 
 
+def test_an_auction_collects_orders_and_resuming_trades_them_at_one_price(
+    web: Web, manager: User, trader: User, product: Product
+) -> None:
+    managing, browser = web.browser(manager), web.browser(trader)
+    answer = set_phase(managing, product.id, "auction")
+    assert answer.json()["results"][0]["outcome"] == "in an auction"
+    assert state(web, product) == "auction"
+    bid = order(browser, product, price="102", quantity=30).json()
+    ask = order(web.browser(manager), product, type="sell", price="98", quantity=20).json()
+    assert (bid["status"], ask["status"]) == ("open", "open")
+    assert order(browser, product, tif="ioc").error == "not_in_auction"
+    set_phase(managing, product.id, "continuous")
+    row = next(r for r in browser.get("/default/products.json").json()["products"]
+               if r["id"] == product.id)  # fmt: skip
+    assert (row["last"], row["bid"], row["ask"]) == ("102.00", "102.00", None)
+
+
 def test_closing_a_market_ends_the_day_orders_and_refuses_new_ones(
     web: Web, manager: User, trader: User, product: Product
 ) -> None:
@@ -117,7 +134,7 @@ def test_the_buttons_are_on_the_pages_of_managers(
 ) -> None:
     browser = web.browser(manager)
     page = browser.get("/default/products").text
-    assert all(words in page for words in ("Pause all", "Resume all", "Close all"))
+    assert all(f"{words} all" in page for words in ("Pause", "Resume", "Auction", "Close"))
     path = f"/default/edit_product/{product.id}"
     assert all(f'value="{phase}"' in browser.get(path).text for phase in ("halted", "closed"))
     answer = browser.post(PHASE, {"product": product.id, "phase": "halted"})
@@ -143,7 +160,7 @@ def test_only_managers_with_our_form_set_a_phase(
 
 def test_what_is_no_phase_and_no_product_is_told(web: Web, manager: User, product: Product) -> None:
     browser = web.browser(manager)
-    for phase in ("", "HALTED", "auction", "halted ts=1"):
+    for phase in ("", "HALTED", "pause", "halted ts=1"):
         assert set_phase(browser, product.id, phase).error == "bad_request", phase
     for key in ("", "99999", "x", "١", "all "):
         assert set_phase(browser, key, "halted").error == "unknown_ticker", key
