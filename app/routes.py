@@ -9,6 +9,7 @@ from pathlib import Path
 from tornado.routing import URLSpec
 
 from app.controllers import (
+    amend,
     default,
     flatten,
     orders,
@@ -43,6 +44,7 @@ PAGES: dict[str, Page] = {
     "/default/all_trades": trades.all_trades,
     "/default/order": orders.order,
     "/default/delete": orders.delete,
+    "/default/amend": amend.amend,
     "/default/flatten": flatten.flatten,
     "/default/phase": phases.phase,
     "/default/zap": zap.zap,

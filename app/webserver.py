@@ -25,9 +25,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from app.controllers import rules
+from app.controllers import amend, orders
 from app.controllers.base import Platform
-from app.controllers.orders import keep_reconciling
 from app.controllers.realtime import FRAME_LIMIT
 from app.models import products, settings
 from app.models.db import DatabaseAway, migrate
@@ -94,8 +93,7 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
     server.add_sockets(sockets)
     background = [
         asyncio.create_task(platform.markets.follow(lambda: transactions.read(products.served))),
-        asyncio.create_task(keep_reconciling(platform)),
-        asyncio.create_task(rules.keep_telling(platform)),
+        asyncio.create_task(orders.keep_reconciling(platform, orders.reconcile, amend.reconcile)),
     ]
     stopping = asyncio.create_task(stop.wait())
     try:

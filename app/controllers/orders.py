@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 
 import msgspec
@@ -290,13 +290,11 @@ def read_order(form: Mapping[str, str]) -> intents.Request:
 
     Only the writing is checked here: the matching server knows the rules.
     """
-    if not re.fullmatch("[0-9]{1,12}", form.get("quantity", "").strip(), re.ASCII):
-        raise _bad_form("Quantity is a whole number of shares")
     return intents.Request(
         side=_choice(Side, form.get("type", ""), "type"),
-        quantity=int(form["quantity"]),
-        price=_price(form.get("price", ""), "Price"),
-        stop=_price(form.get("stop", ""), "Stop"),
+        quantity=read_quantity(form),
+        price=read_price(form, "price"),
+        stop=read_price(form, "stop"),
         client_id=read_id(form),
         tif=_choice(TimeInForce, form.get("tif") or TimeInForce.GTC, "tif"),
         stp=_choice(SelfTrade, form.get("stp") or SelfTrade.TAKER, "stp"),
@@ -309,11 +307,12 @@ def read_id(form: Mapping[str, str]) -> str:
     """The id that the form made for its order, a new one if it has none."""
     client_id = form.get("id") or new_order_id()
     if not ORDER_ID.fullmatch(client_id):
-        raise _bad_form("An order's id begins with web- and has at most 36 letters and digits")
+        raise bad_form("An order's id begins with web- and has at most 36 letters and digits")
     return client_id
 
 
-def _bad_form(message: str) -> Problem:
+def bad_form(message: str) -> Problem:
+    """The answer to what is written wrong."""
     return Problem(400, "bad_request", message)
 
 
@@ -321,26 +320,35 @@ def _choice(choices: type[E], text: str, name: str) -> E:
     try:
         return choices(text)
     except ValueError as error:
-        raise _bad_form(f"{name} is one of {', '.join(choices)}") from error
+        raise bad_form(f"{name} is one of {', '.join(choices)}") from error
 
 
 def _is_on(text: str, name: str) -> bool:
     if text not in ("", "on"):
-        raise _bad_form(f"{name} is on, or left out")
+        raise bad_form(f"{name} is on, or left out")
     return text == "on"
 
 
 def _peak(text: str) -> int:
     if not re.fullmatch("[0-9]{0,12}", text.strip(), re.ASCII):
-        raise _bad_form("Show is a whole number of shares, or nothing")
+        raise bad_form("Show is a whole number of shares, or nothing")
     return int(text.strip() or 0)
 
 
-def _price(text: str, name: str) -> int:
+def read_quantity(form: Mapping[str, str]) -> int:
+    """The whole number in the form's `quantity`."""
+    text = form.get("quantity", "").strip()
+    if not re.fullmatch("[0-9]{1,12}", text, re.ASCII):
+        raise bad_form("Quantity is a whole number of shares")
+    return int(text)
+
+
+def read_price(form: Mapping[str, str], name: str) -> int:
+    """The form's `price` or `stop` in ten-thousandths; 0 if it is empty."""
     try:
-        return parse_price(text.strip() or "0")
+        return parse_price(form.get(name, "").strip() or "0")
     except ValueError as error:
-        raise _bad_form(f"{name}: {error}") from error
+        raise bad_form(f"{name.capitalize()}: {error}") from error
 
 
 async def _reserve_and_send(
@@ -370,8 +378,7 @@ async def _reserve_and_send(
             at=now(),
         )
     except intents.Refused as refused:
-        status = STATUS_OF_CODE.get(refused.code, 422)
-        raise Problem(status, refused.code, str(refused), rule=refused.rule) from refused
+        raise refused_problem(refused) from refused
     if not intent.fresh:
         return await what_became(market, intent)
     return await _send(platform, market, intent)
@@ -416,7 +423,7 @@ async def _send(platform: Platform, market: Market, intent: Intent) -> Answer:
         await _note(platform, intents.unknown, intent)
         return _unknown(market, intent)
     await _note(platform, intents.accepted, intent, oid=answer["oid"])
-    return Answer(200, _shown(answer))
+    return Answer(200, shown(answer))
 
 
 async def _note(
@@ -441,7 +448,7 @@ async def what_became(market: Market, intent: Intent) -> Answer:
                 raise problem_of(refused) from refused
             known = found["order"]
             events = [{"event": "duplicate", "oid": known["oid"]}]
-            return Answer(200, _shown({**known, "events": events}))
+            return Answer(200, shown({**known, "events": events}))
         case State.REJECTED:
             raise Problem(STATUS_OF_CODE.get(intent.code, 422), intent.code, intent.message)
         case State.NEVER:
@@ -452,7 +459,7 @@ async def what_became(market: Market, intent: Intent) -> Answer:
     assert_never(intent.state)
 
 
-def _shown(answer: Mapping[str, Any]) -> dict[str, Any]:
+def shown(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What of a matching server's answer goes to the browser.
 
     The platform is told of everything that a command has caused, other people's stops included; a
@@ -467,6 +474,12 @@ def _shown(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(event: Mapping[str, Any], oid: int) -> bool:
     return oid in (event.get("oid"), event.get("buy"), event.get("sell"))
+
+
+def refused_problem(refused: intents.Refused) -> Problem:
+    """The platform's own no."""
+    status = STATUS_OF_CODE.get(refused.code, 422)
+    return Problem(status, refused.code, str(refused), rule=refused.rule)
 
 
 def problem_of(refused: Refused) -> Problem:
@@ -503,9 +516,9 @@ async def _cancel(request: Request) -> Answer:
     elif re.fullmatch("[0-9]{1,12}", oid, re.ASCII):
         command = Cancel(ticker=market.ticker, owner=owner, oid=int(oid), ts=ts)
     else:
-        raise _bad_form("oid is an order's number, or all")
+        raise bad_form("oid is an order's number, or all")
     try:
-        return Answer(200, _shown(await market.trading.send(protocol.format(command))))
+        return Answer(200, shown(await market.trading.send(protocol.format(command))))
     except Refused as refused:
         raise problem_of(refused) from refused
     except Away as away:
@@ -521,11 +534,14 @@ async def _cancel(request: Request) -> Answer:
 # -- the reconciler
 
 
-async def keep_reconciling(platform: Platform) -> None:
-    """Find out what became of orders without an outcome, now and every 5 s, until cancelled."""
+async def keep_reconciling(
+    platform: Platform, *reconcilers: Callable[[Platform], Awaitable[None]]
+) -> None:
+    """Find out what became of what has no outcome yet, now and every 5 s, until cancelled."""
     while True:
         try:
-            await reconcile(platform)
+            for each in reconcilers:
+                await each(platform)
         except DatabaseAway as away:
             log.warning("reconciler: %s", away)
         await asyncio.sleep(RECONCILE_SECONDS)

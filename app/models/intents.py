@@ -157,11 +157,11 @@ def reserve(
         return old
     _mark_journaled(db, owner, at=at)
     command = _command(owner, product, request, asks=asks, last=last, ts=ts)
-    value = _value_price(command, bids=bids, last=last)
+    value = value_price(command.side, price=command.price, stop=command.stop, bids=bids, last=last)
     if command.quantity * max(value, command.stop) > MAX_ORDER_VALUE:
         raise Refused("invalid_order", "", "quantity × price is more than 100,000,000,000.00")
-    working = Working(product.name, request.side, request.quantity, value, is_intent=True)
-    reserved = _require_covered(db, owner, product, working)
+    order = Working(product.name, request.side, request.quantity, value, is_intent=True)
+    reserved = require_covered(db, owner, product, portfolio.working_orders(db, owner), order)
     fields = {
         "request": _encode(request),
         "buy_sell": str(command.side),
@@ -391,11 +391,9 @@ def _command(
     price, tif = request.price, request.tif
     if request.side is Side.BUY and not price:
         if request.stop:
-            price = request.stop * 105 // 100
+            price = stop_market_limit(request.stop, tick=product.tick)
         else:
-            price = _worst_price(request.quantity, asks, last)
-        # Down to the grid, so that the reservation covers it; up if that left nothing.
-        price = max(price - price % product.tick, product.tick)
+            price = _on_grid(_worst_price(request.quantity, asks, last), product.tick)
         tif = tif if tif is TimeInForce.FOK else TimeInForce.IOC
     return NewOrder(
         ticker=product.name,
@@ -411,6 +409,29 @@ def _command(
         peak=request.peak,
         ts=ts,
     )
+
+
+def stop_market_limit(stop: int, *, tick: int) -> int:
+    """The limit that a buy stop without one is sent with: what its cash covers (R17)."""
+    return _on_grid(stop * 105 // 100, tick)
+
+
+def is_stop_market(
+    product: Product, *, side: Side, price: int, stop: int, tif: TimeInForce, client_id: str
+) -> bool:
+    """Whether it was the platform that gave a waiting buy stop its limit."""
+    return (
+        side is Side.BUY
+        and stop > 0
+        and tif in (TimeInForce.IOC, TimeInForce.FOK)
+        and client_id.startswith("web-")
+        and price == stop_market_limit(stop, tick=product.tick)
+    )
+
+
+def _on_grid(price: int, tick: int) -> int:
+    """Down to the grid, so that the reservation covers it; up if that left nothing."""
+    return max(price - price % tick, tick)
 
 
 def _worst_price(quantity: int, asks: Levels, last: int) -> int:
@@ -430,46 +451,63 @@ def _worst_price(quantity: int, asks: Levels, last: int) -> int:
     return max(price, cost * 105 // (100 * quantity))
 
 
-def _value_price(command: NewOrder, *, bids: Levels, last: int) -> int:
-    """The price at which the order counts; a sell that may trade at once brings in the best bid.
+def value_price(side: Side, *, price: int, stop: int, bids: Levels, last: int) -> int:
+    """The price at which an order that goes in counts.
 
-    However low its limit is: otherwise a limit of next to nothing would sell short for nothing.
+    A sell that may trade at once brings in the best bid, however low its limit is: otherwise a
+    limit of next to nothing would sell short for nothing.
     """
-    price = portfolio.value_price(command.side, price=command.price, stop=command.stop)
-    if command.side is Side.BUY or command.stop:
+    price = portfolio.value_price(side, price=price, stop=stop)
+    if side is Side.BUY or stop:
         return price
     return max(price, bids[0][0]) if bids else price or last
 
 
-def _require_covered(db: DAL, owner: int, product: Product, order: Working) -> int:
-    """What the order ties up on top of all else; Refused if that is more than is available."""
-    cash = portfolio.cash(db, owner)
+def require_covered(
+    db: DAL,
+    owner: int,
+    product: Product,
+    others: Sequence[Working],
+    order: Working,
+    *,
+    before: Working | None = None,
+) -> int:
+    """What an order ties up on top of all `others`, or of what it was `before` it is amended.
+
+    Refused if that is more than is available, or a short sell of what may not be sold short.
+    """
+    available = portfolio.cash(db, owner).available
     held = {position.ticker: position for position in portfolio.positions(db, owner)}
-    working = portfolio.working_orders(db, owner)
     fees = portfolio.taker_fees(db)
-    before = portfolio.tied_up(held, working, fees)
-    after = portfolio.tied_up(held, [*working, order], fees)
-    if after[1] > before[1] and not product.allow_short:
+    without = portfolio.tied_up(held, others, fees)
+    present = without if before is None else portfolio.tied_up(held, [*others, before], fees)
+    wanted = portfolio.tied_up(held, [*others, order], fees)
+    if wanted[1] > present[1] and not product.allow_short:
         raise Refused(
             "short_not_allowed", "R17", f"{product.name} may not be sold beyond the shares held"
         )
-    needed = sum(after) - sum(before)
+    more = sum(wanted) - sum(present)
     position = held.get(product.name)
-    asked = needed - (_freed(position, working, order) if position else 0)
-    if asked > max(0, cash.available):
+    asked = sum(wanted) - sum(without) - (_freed(position, others, order) if position else 0)
+    if more > 0 and asked > max(0, available + sum(present) - sum(without)):
+        ties_up = (
+            f"order ties up {_money(asked)}"
+            if before is None
+            else f"change ties up {_money(more)} more"
+        )
         raise Refused(
             "insufficient_cash",
             "R17",
-            f"this order ties up {_money(asked)}; {_money(max(0, cash.available))} is available",
+            f"this {ties_up}; {_money(max(0, available))} is available",
         )
-    return needed
+    return more
 
 
 def _money(amount: int) -> str:
     return grouped(format_price(amount))
 
 
-def _freed(position: Position, working: Sequence[Working], order: Working) -> int:
+def _freed(position: Position, others: Sequence[Working], order: Working) -> int:
     """What buying back a short position frees of the cash it ties up, and so may be spent on it.
 
     Without this nobody whose cash is all tied up by a short position could ever close it.
@@ -479,10 +517,11 @@ def _freed(position: Position, working: Sequence[Working], order: Working) -> in
     owed = -position.shares
     buying = sum(
         other.quantity
-        for other in working
+        for other in others
         if other.ticker == order.ticker and other.side is Side.BUY
     )
-    return 2 * position.cost * min(order.quantity, max(0, owed - buying)) // owed
+    quantity = order.amended[-1][0] if order.amended else order.quantity
+    return 2 * position.cost * min(quantity, max(0, owed - buying)) // owed
 
 
 def _mark_journaled(db: DAL, owner: int, *, at: int) -> None:

@@ -2,7 +2,8 @@
 
 Cash available is never stored. It is actual cash, less what open buys would cost, less the value of
 sells beyond the shares held, less twice the average sale value of short positions, less the same
-for orders that the platform has sent but the journal does not show yet.
+for orders that the platform has sent but the journal does not show yet. An order with an amend on
+its way counts as what asks for more of the two.
 
     with transaction(db):
         page = pandl(db, owner, product, last=1_013_500)
@@ -10,7 +11,10 @@ for orders that the platform has sent but the journal does not show yet.
 Everything here reads only, and is meant to be called inside one transaction, so that it adds up.
 """
 
-from collections.abc import Iterable, Mapping
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from pydal import DAL
@@ -22,6 +26,9 @@ from matching.order import Side
 
 PANDL_ROWS = 500
 """The newest trades that the P&L page lists."""
+
+MOST_COMBINATIONS = 64
+"""So many combinations of what amends on their way may come to are looked at one by one."""
 
 FEE_SCALE = 100_000_000
 """Fees are in ten-thousandths of a basis point: so many of them are the whole value."""
@@ -61,13 +68,41 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Working(msgspec.Struct, frozen=True):
-    """An order that still works, or an intent that may become one: what R17 asks of it."""
+    """An order that still works, or an intent that may become one: what R17 asks of it.
+
+    `quantity` is what is open, and `filled` what is not any more, as far as the database knows; oid
+    0: not known yet. `amended`: open quantities and prices that amends on their way may give it.
+    """
 
     ticker: str
     side: Side
     quantity: int
     price: int
     is_intent: bool = False
+    oid: int = 0
+    filled: int = 0
+    amended: tuple[tuple[int, int], ...] = ()
+
+    def amend(self, total: int, price: int) -> "Working":
+        """The same order with an amend on its way to this total quantity, counted at `price`."""
+        amended = (*self.amended, (max(0, total - self.filled), price))
+        return msgspec.structs.replace(self, amended=amended)
+
+    @property
+    def outcomes(self) -> list[tuple[int, int]]:
+        """The open quantities and prices that may be true, without those below another one.
+
+        >>> Working("intc", Side.SELL, 10, 500).amend(10, 400).amend(20, 300).outcomes
+        [(10, 500), (20, 300)]
+        """
+        possible = {(self.quantity, self.price), *self.amended}
+        return sorted(
+            one
+            for one in possible
+            if not any(
+                one != other and one[0] <= other[0] and one[1] <= other[1] for other in possible
+            )
+        )
 
 
 class OpenOrder(msgspec.Struct, frozen=True):
@@ -186,7 +221,10 @@ def cash(db: DAL, owner: int) -> Cash:
     held = {position.ticker: position for position in positions(db, owner)}
     working = working_orders(db, owner)
     fees = taker_fees(db)
-    orders = tied_up(held, [order for order in working if not order.is_intent], fees)
+    journaled = [
+        msgspec.structs.replace(order, amended=()) for order in working if not order.is_intent
+    ]
+    orders = tied_up(held, journaled, fees)
     return Cash(
         actual=found[0][0] if found else 0,
         open_buys=orders[0],
@@ -208,19 +246,37 @@ def tied_up(
     sells: dict[str, list[Working]] = {}
     for order in working:
         if order.side is Side.BUY:
-            value = order.quantity * order.price
+            value = max(quantity * price for quantity, price in order.outcomes)
             buys += value + max(0, fee(value, fees.get(order.ticker, 0)))
         else:
             sells.setdefault(order.ticker, []).append(order)
-    short_orders = 0
-    for ticker, orders in sells.items():
-        covered = max(0, held[ticker].shares) if ticker in held else 0
-        for order in sorted(orders, key=lambda order: order.price):
-            short = max(0, order.quantity - covered)
-            covered -= order.quantity - short
-            short_orders += short * order.price
+    short_orders = sum(
+        _short_value(orders, max(0, held[ticker].shares) if ticker in held else 0)
+        for ticker, orders in sells.items()
+    )
     shorts = sum(2 * position.cost for position in held.values() if position.shares < 0)
     return buys, short_orders, shorts
+
+
+def _short_value(sells: Sequence[Working], covered: int) -> int:
+    """The value of what these sells of one product sell beyond `covered` shares, at most.
+
+    Which amends on their way arrive is not known: the dearest combination counts. Of more
+    combinations than can be tried, what no combination exceeds.
+    """
+    outcomes = [order.outcomes for order in sells]
+    if math.prod(map(len, outcomes)) > MOST_COMBINATIONS:
+        outcomes = [[(max(q for q, _ in each), max(p for _, p in each))] for each in outcomes]
+    return max(_beyond(orders, covered) for orders in itertools.product(*outcomes))
+
+
+def _beyond(sells: Iterable[tuple[int, int]], covered: int) -> int:
+    value = 0
+    for quantity, price in sorted(sells, key=lambda sell: sell[1]):
+        short = max(0, quantity - covered)
+        covered -= quantity - short
+        value += short * price
+    return value
 
 
 def fee(value: int, rate: int) -> int:
@@ -255,23 +311,32 @@ def positions(db: DAL, owner: int) -> list[Position]:
 def working_orders(db: DAL, owner: int) -> list[Working]:
     """Intents without an order row, then open orders with what is left of them (R17).
 
-    In this order, so that an order whose row appears meanwhile is counted twice rather than never.
+    In this order, so that an order whose row appears meanwhile is counted twice rather than never;
+    and amends on their way before both, so that one that arrives meanwhile is counted as well.
     """
+    amends = _amends(db, owner)
     intents = [
-        Working(ticker, Side(side), quantity, price, is_intent=True)
-        for ticker, side, quantity, price in rows(
+        Working(ticker, Side(side), quantity, price, is_intent=True, oid=oid)
+        for ticker, side, quantity, price, oid in rows(
             db,
-            "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price FROM order_intent i"
+            "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price, i.oid FROM order_intent i"
             f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW} ORDER BY i.id",
             owner,
         )
     ]
     orders = [
-        Working(ticker, Side(side), quantity, value_price(Side(side), price=price, stop=stop))
-        for ticker, side, quantity, price, stop in rows(
+        Working(
+            ticker,
+            Side(side),
+            quantity,
+            value_price(Side(side), price=price, stop=stop),
+            oid=oid,
+            filled=filled,
+        )
+        for ticker, side, quantity, price, stop, oid, filled in rows(
             db,
             "SELECT o.ticker, o.buy_sell, o.quantity - o.filled, o.price,"
-            " CASE o.status WHEN 'pending_stop' THEN o.stop_price ELSE 0 END"
+            " CASE o.status WHEN 'pending_stop' THEN o.stop_price ELSE 0 END, o.oid, o.filled"
             " FROM buy_sell_order o"
             " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
             f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
@@ -279,7 +344,62 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
             owner,
         )
     ]
-    return intents + orders
+    return _with_amends(intents + orders, amends)
+
+
+class _Amend(msgspec.Struct, frozen=True):
+    """An amend on its way; `is_alone`: the database has no row of its order yet."""
+
+    ticker: str
+    oid: int
+    side: Side
+    total: int
+    price: int
+    is_alone: bool
+
+
+def _amends(db: DAL, owner: int) -> list[_Amend]:
+    """The owner's amends of which the database does not show yet what became.
+
+    It shows that once it has come to the record `seq`, which is 0 until one is known that will do.
+    """
+    found = rows(
+        db,
+        "SELECT a.ticker, a.oid, a.buy_sell, a.quantity, a.value_price, COALESCE(o.status, '')"
+        " FROM amend_intent a"
+        " LEFT JOIN log_position l ON l.ticker = a.ticker AND l.lineage = a.lineage"
+        " LEFT JOIN buy_sell_order o"
+        " ON o.ticker = a.ticker AND o.lineage = a.lineage AND o.oid = a.oid"
+        " WHERE a.owner = ? AND COALESCE(l.closed, 'F') = 'F'"
+        " AND (a.seq = 0 OR a.seq > COALESCE(l.seq, 0)) ORDER BY a.id",
+        owner,
+    )
+    return [
+        _Amend(ticker, oid, Side(side), total, price, status == "")
+        for ticker, oid, side, total, price, status in found
+    ]
+
+
+def _with_amends(working: list[Working], amends: list[_Amend]) -> list[Working]:
+    """The orders with their amends; one whose order is over asks for nothing any more.
+
+    An amend of an order that the database has never heard of (a program sent it a moment ago) is
+    counted as an order of its own.
+    """
+    by_order: defaultdict[tuple[str, int], list[_Amend]] = defaultdict(list)
+    for amend in amends:
+        by_order[amend.ticker, amend.oid].append(amend)
+    amended = []
+    for order in working:
+        for amend in by_order.pop((order.ticker, order.oid), ()):
+            order = order.amend(amend.total, amend.price)
+        amended.append(order)
+    return amended + [
+        Working(amend.ticker, amend.side, amend.total, amend.price, is_intent=True)
+        for alone in by_order.values()
+        for amend in alone
+        if amend.is_alone
+    ]
 
 
 def value_price(side: Side, *, price: int, stop: int) -> int:

@@ -5,6 +5,7 @@
 | `auth_user`, `session`, `product` | the platform | who trades, and what, by which rules |
 | `product_limit` | the platform | who is excepted from a product's limits (R16) |
 | `order_intent` | the platform | cash promised to orders that the journal does not show yet (R17) |
+| `amend_intent` | the platform | cash promised to amends that the journal does not show yet (R17) |
 | `ledger` | the platform | every change of an account's cash that is not a trade |
 | `run` | whoever begins a new run | the runs that have ended (app/models/runs.py) |
 | `buy_sell_order`, `match`, `position`, `log_position` | log2db | a journal, folded (PROTOCOL §6) |
@@ -37,6 +38,8 @@ INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS log_open ON log_position (ticker) WHERE closed = 'F'",
     "CREATE UNIQUE INDEX IF NOT EXISTS intent_id ON order_intent (owner, ticker, client_id)",
     "CREATE INDEX IF NOT EXISTS intent_state ON order_intent (state, owner)",
+    "CREATE INDEX IF NOT EXISTS amend_owner ON amend_intent (owner)",
+    "CREATE INDEX IF NOT EXISTS amend_open ON amend_intent (created_on) WHERE seq = 0",
     "CREATE INDEX IF NOT EXISTS ledger_owner ON ledger (owner)",
     "CREATE UNIQUE INDEX IF NOT EXISTS limit_of ON product_limit (product, owner, name)",
     "CREATE INDEX IF NOT EXISTS log_run ON log_position (run) WHERE run > 0",
@@ -135,6 +138,18 @@ def define(db: DAL) -> None:
         Field("message", length=512, notnull=True, default=""),
         _bigint("created_on"),
         _bigint("modified_on"),
+    )
+    db.define_table(
+        "amend_intent",
+        _owner_account(db),
+        *_journal_key(),
+        _bigint("oid"),
+        Field("buy_sell", length=4, notnull=True),
+        _bigint("quantity"),
+        _bigint("value_price"),
+        _bigint("ts"),
+        _bigint("seq"),
+        _bigint("created_on"),
     )
     db.define_table(
         "ledger",

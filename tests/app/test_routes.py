@@ -28,6 +28,7 @@ AUDIENCES = {
     "/default/all_trades": (303, 200, 200),
     "/default/order": (405, 405, 405),
     "/default/delete": (405, 405, 405),
+    "/default/amend": (405, 405, 405),
     "/default/flatten": (405, 405, 405),
     "/default/phase": (405, 405, 405),
     "/default/zap": (303, 403, 200),

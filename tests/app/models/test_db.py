@@ -50,6 +50,7 @@ TABLES = {
     "product",
     "product_limit",
     "order_intent",
+    "amend_intent",
     "ledger",
     "buy_sell_order",
     "match",

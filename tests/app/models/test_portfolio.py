@@ -1,5 +1,8 @@
 """Portfolio: what ties cash up (R17), and the page that says what became of the trades."""
 
+import itertools
+import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +83,37 @@ def test_what_an_order_ties_up(
     position = Position("intc", shares=held[0], cost=held[1], cash=0)
     orders = [Working("intc", side, quantity, price) for side, quantity, price in working]
     assert portfolio.tied_up({"intc": position}, orders, {}) == expected
+
+
+def test_of_what_amends_on_their_way_may_come_to_the_dearest_counts() -> None:
+    buy, sell = Working("intc", BUY, 10, 5), Working("intc", SELL, 10, 50)
+    held = {"intc": Position("intc", shares=4, cost=4, cash=-4)}
+    assert portfolio.tied_up(held, [buy.amend(4, 6).amend(6, 9)], {}) == (54, 0, 0)
+    assert portfolio.tied_up({}, [sell.amend(5, 60)], {}) == (0, 500, 0)
+    assert portfolio.tied_up(held, [sell.amend(10, 60)], {}) == (0, 360, 0)
+    filled = Working("intc", BUY, 3, 5, filled=7)
+    assert portfolio.tied_up({}, [filled.amend(20, 5)], {}) == (65, 0, 0), "20 in all, 13 open"
+    assert portfolio.tied_up({}, [filled.amend(6, 9)], {}) == (15, 0, 0), "its end"
+
+
+def test_amends_of_many_sells_count_as_no_combination_of_them_exceeds() -> None:
+    dice = random.Random(17)
+    for _ in range(300):
+        held = {"intc": Position("intc", shares=dice.randrange(12), cost=0, cash=0)}
+        sells = []
+        for _ in range(dice.randrange(1, 9)):
+            sell = Working("intc", SELL, dice.randrange(1, 9), dice.randrange(1, 9))
+            for _ in range(dice.randrange(3)):
+                sell = sell.amend(dice.randrange(9), dice.randrange(1, 9))
+            sells.append(sell)
+        possible = [((sell.quantity, sell.price), *sell.amended) for sell in sells]
+        dearest = max(
+            portfolio.tied_up(held, [Working("intc", SELL, *terms) for terms in combination], {})[1]
+            for combination in itertools.product(*possible)
+        )
+        counted = portfolio.tied_up(held, sells, {})[1]
+        tried = math.prod(len(sell.outcomes) for sell in sells) <= portfolio.MOST_COMBINATIONS
+        assert counted == dearest if tried else counted >= dearest
 
 
 def test_shares_of_one_product_do_not_cover_sells_of_another() -> None:
@@ -282,7 +316,10 @@ def test_before_the_first_trade_the_page_is_empty_and_adds_up(db: DAL) -> None:
 @pytest.mark.parametrize(
     ("question", "index"),
     [
-        (lambda db: portfolio.working_orders(db, 7), {"order_open", "order_client_id"}),
+        (
+            lambda db: portfolio.working_orders(db, 7),
+            {"order_open", "order_client_id", "amend_owner"},
+        ),
         (lambda db: portfolio.positions(db, 7), {"position_of"}),
         (lambda db: portfolio.pandl(db, 7, PRODUCT, last=1), {"match_buyer", "match_seller"}),
         (lambda db: portfolio.last_price(db, "intc"), {"match_seq"}),
