@@ -25,7 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from app.controllers import amend, orders
+from app.controllers import amend, orders, rules
 from app.controllers.base import Platform
 from app.controllers.realtime import FRAME_LIMIT
 from app.models import products, settings
@@ -94,6 +94,7 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
     background = [
         asyncio.create_task(platform.markets.follow(lambda: transactions.read(products.served))),
         asyncio.create_task(orders.keep_reconciling(platform, orders.reconcile, amend.reconcile)),
+        asyncio.create_task(rules.keep_telling(platform)),
     ]
     stopping = asyncio.create_task(stop.wait())
     try:
