@@ -1,9 +1,9 @@
 """Cash, right to the ten-thousandth after every step, against the journal's text and R17 alone.
 
-Three traders place, cancel and are refused through the web server's forms, while the matching
-server, log2db and the web server are killed and come back. After each step the pages' JSON is held
-against a computation that knows nothing but the journal's lines: it goes through all of them from
-the first on, each time.
+Three traders place, amend, cancel and are refused through the web server's forms, while the
+matching server, log2db and the web server are killed and come back. After each step the pages' JSON
+is held against a computation that knows nothing but the journal's lines: it goes through all of
+them from the first on, each time.
 """
 
 import random
@@ -37,15 +37,16 @@ from tests.waiting import free_port
 CASH = 200_000_000
 """20,000.00 a trader: a few orders, and it is tied up."""
 
-STEPS = 60
+STEPS = 80
 RESTARTS = {15: "server", 25: "log2db", 35: "web", 45: "server log2db web"}
 
-HAPPENS = {"open", "filled", "canceled", "pending_stop", "insufficient_cash", "bad_tick"}
+HAPPENS = {"open", "filled", "canceled", "pending_stop", "insufficient_cash", "bad_tick", "amended"}
 """What a walk is sure to see: several of each."""
 
 ORDER = re.compile(
     r"\[(\d+)\] (\d+) (buy|sell) (\d+)@([\d.]+)/([\d.]+)(?: id=(\S+))?.* s=\d+ b=\d+ x="
 )
+AMEND = re.compile(r"\[(\d+)\] \d+ mod (\d+)@([\d.]+)/([\d.]+) ")
 MATCH = re.compile(r"match (\d+)@([\d.]+) from (\d+)\((\d+)\) to (\d+)\((\d+)\) t=")
 ENDED = re.compile(r"canceled \[(\d+)\]")
 TRIGGERED = re.compile(r"triggered \[(\d+)\]")
@@ -56,9 +57,15 @@ DECREMENTED = re.compile(r"decremented \[(\d+)\] (\d+)")
 class Order:
     owner: int
     side: str
-    open: int
+    total: int
     price: int
     stop: int
+    filled: int = 0
+    is_over: bool = False
+
+    @property
+    def open(self) -> int:
+        return 0 if self.is_over else self.total - self.filled
 
 
 @dataclass
@@ -96,23 +103,29 @@ class Told:
             prices = parse_price(price), parse_price(stop)
             self.orders[int(oid)] = Order(int(owner), side, int(quantity), *prices)
             self.ids.append(client_id)
+        elif amend := AMEND.match(text):
+            changed = self.orders[int(amend[1])]
+            changed.total, changed.price = int(amend[2]), parse_price(amend[3])
+            changed.stop = parse_price(amend[4])
         elif match := MATCH.match(text):
             quantity, price = int(match[1]), parse_price(match[2])
             seller, sell_oid, buyer, buy_oid = map(int, match.group(3, 4, 5, 6))
             for owner, oid, side in ((buyer, buy_oid, "buy"), (seller, sell_oid, "sell")):
-                self.orders[oid].open -= quantity
+                self.orders[oid].filled += quantity
                 if buyer != seller:  # who trades with himself has what he had
                     self.holdings[owner].trade(quantity if side == "buy" else -quantity, price)
         elif ended := ENDED.match(text):
-            self.orders[int(ended[1])].open = 0
+            self.orders[int(ended[1])].is_over = True
         elif triggered := TRIGGERED.match(text):
             self.orders[int(triggered[1])].stop = 0
         elif decremented := DECREMENTED.match(text):
-            self.orders[int(decremented[1])].open -= int(decremented[2])
+            self.orders[int(decremented[1])].total -= int(decremented[2])
 
     def open_of(self, owner: int) -> dict[int, Order]:
         return {
-            oid: order for oid, order in self.orders.items() if order.owner == owner and order.open
+            oid: order
+            for oid, order in self.orders.items()
+            if order.owner == owner and order.open > 0
         }
 
     def account(self, owner: int) -> dict[str, Any]:
@@ -235,6 +248,16 @@ class Dice:
             "stop": waits_for,
             "tif": self.random.choice(("gtc", "gtc", "gtc", "day", "ioc", "fok")),
             "stp": self.random.choice(("taker", "maker", "both", "decrement", "none")),
+            "post": self.random.choice(("", "", "", "on")),
+            "peak": self.random.choice(("", "", "", "1", "2", "10")),
+        }
+
+    def change(self, order: Order) -> dict[str, object]:
+        away = self.random.choice((0, 0, 2_500, -2_500, 10_000, 1_000_000))
+        price = max(100, order.price + away)
+        return {
+            "quantity": max(1, order.total + self.random.choice((0, -1, -5, 2, 20, 100))),
+            "price": format_price(price) if order.price and self.random.random() < 0.8 else "",
         }
 
 
@@ -264,6 +287,11 @@ def test_cash_is_right_after_every_step(venue: Venue) -> None:
             form: dict[str, object] = {"oid": oid if chance > 0.02 else "all"}
             answer = browser.post("/default/delete", {"product": venue.product.id, **form}, JSON)
             answers["canceled"] += 1
+        elif open_orders and chance < 0.4:
+            oid = dice.random.choice(sorted(open_orders))
+            form = {"product": venue.product.id, "oid": oid, **dice.change(open_orders[oid])}
+            answer = browser.post("/default/amend", form, JSON)
+            answers["amended" if answer.status == 200 else answer.error] += 1
         else:
             form = dice.order() | {"product": venue.product.id, "id": f"web-{step}"}
             answer = browser.post("/default/order", form, JSON)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from tornado.iostream import IOStream
 
-from app.controllers import orders
+from app.controllers import amend, orders
 from app.controllers.base import Answer, Platform, Problem, Request
 from app.controllers.markets import Market
 from app.models import intents, portfolio, products
@@ -37,7 +37,7 @@ from tests.app.venue import (
     wait_until_settled,
 )
 from tests.database import DATABASES, own_database
-from tests.waiting import PATIENCE_SECONDS, free_port
+from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ def venue(
             venue.product = web.add_product(
                 "intc", by=web.add_user("boss", manager=True), port=port
             )
-            venue.traders = iter([web.add_user(f"trader{number}") for number in range(60)])
+            venue.traders = iter([web.add_user(f"trader{number}") for number in range(80)])
             with running_match(var, "intc", port), running_log2db(web, "intc"):
                 web.stop()
                 yield venue
@@ -317,6 +317,54 @@ def test_a_cancel_whose_web_server_is_killed_has_happened_or_not(venue: Venue) -
             assert len(answer["events"]) == is_open, "to cancel once more does no harm"
         wait_until_settled(web, "intc")
         assert {available(web, trader) for trader in traders} == {CASH}
+
+
+def test_an_amend_whose_web_server_is_killed_is_paid_for_whatever_became_of_it(
+    venue: Venue,
+) -> None:
+    """Until that is certain as the larger of old and new, and then as what the journal has."""
+    kind = KINDS["a buy"]
+    amended = {"quantity": "20", "price": "60"}  # 1,200.00 instead of 500.00
+    cases: list[tuple[User, int, int, bool, bool]] = []
+
+    async def kill_amends() -> None:
+        for landed in (False, True):
+            at, has_completed = 1, False
+            while not has_completed:
+                trader = next(venue.traders)
+                async with venue.platform() as (platform, market):
+                    form = kind.form(venue.product, "web-to-amend")
+                    oid = int((await sending(platform, market, trader, form)).values["oid"])
+                    wanted = amend._read({"oid": str(oid), **amended})[1]
+                    work = amend._reserve_and_send(platform, market, trader.id, oid, wanted)
+                    has_completed = await Killed(work, at, landed=landed) != DEAD
+                cases.append((trader, oid, at, landed, has_completed))
+                at += 1
+
+    def is_in(trader: User, oid: int) -> bool:
+        path = venue.var.journal_file(venue.product.name)
+        return f"[{oid}] {trader.id} mod 20@60.00/0" in path.read_text("ascii")
+
+    run(kill_amends())
+    assert max(at for _, _, at, _, _ in cases) > 4, "four awaits, and one that completed"
+    assert {is_in(trader, oid) for trader, oid, *_ in cases} == {False, True}
+    with running_web(venue.var.root, venue.uri) as web:
+        web.wait_until_live(venue.product)
+        wait_until_settled(web, "intc")
+        market = web.platform.markets.get(venue.product.id)
+        assert market is not None
+        for case in cases:
+            trader, _, at, _, _ = case
+            if at != 2:  # the await of the transaction: it may have been committed
+                expected = 12_000_000 if at > 2 else kind.ties_up
+                assert available(web, trader) == CASH - expected, case
+        market.trading.clock.offset_ms += WINDOW_MS
+        web.run(amend.reconcile(web.platform))
+        market.trading.clock.offset_ms -= WINDOW_MS
+        for case in cases:
+            trader, oid, *_ = case
+            expected = CASH - (12_000_000 if is_in(trader, oid) else kind.ties_up)
+            wait_until(lambda: available(web, trader) == expected, f"certainty of {case}")  # noqa: B023
 
 
 def test_a_reconciler_killed_anywhere_leaves_the_rest_to_the_next(venue: Venue) -> None:
