@@ -139,6 +139,7 @@ class Seed:
                 "port": str(port),
                 "active": "on",
                 "allow_short": "on",
+                "collar": "10",  # and no band: it would refuse many an order of the robots
             }
         )
         with database.transaction(self._db, write=True):
@@ -202,6 +203,11 @@ class Market:
             self._trades_before = self.trades
 
 
+def _basis(product: Product) -> tuple[object, ...]:
+    """What the house and the robots of a product stand on; they outlive a change of its rules."""
+    return (product.name, product.ws_url, product.unit_price, product.tick, product.lot)
+
+
 class Screen:
     """Lines that scroll, and below them, on a terminal, a table that is kept up to date."""
 
@@ -262,7 +268,7 @@ class Demo:
             say=self._screen.say,
         )
         self._has_started: set[str] = set()
-        self._markets: dict[Product, Market] = {}
+        self._markets: dict[tuple[object, ...], Market] = {}
         self._robot_owners = ""
         self._is_web_announced = False
 
@@ -297,14 +303,14 @@ class Demo:
 
         None while a new run is being begun: then each begins anew, its house and robots with it.
         """
-        active = [product for product in self._venue.products if product.active]
+        active = {_basis(product): product for product in self._venue.products if product.active}
         if self._venue.is_renewing:
-            active = []
+            active = {}
         gone = [self._markets.pop(known) for known in list(self._markets) if known not in active]
         await asyncio.gather(*(market.leave() for market in gone))
-        for product in active:
-            if product not in self._markets:
-                self._markets[product] = Market(product, self._key)
+        for basis, product in active.items():
+            if basis not in self._markets:
+                self._markets[basis] = Market(product, self._key)
         for market in self._markets.values():
             if market.watching.done():
                 market.watching.result()

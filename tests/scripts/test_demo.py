@@ -72,6 +72,7 @@ def test_a_demo_makes_a_venue_that_trades(first: tuple[Var, Process]) -> None:
         assert re.fullmatch("[a-z]{4}", product.name)
         assert 9000 <= product.port <= 10000
         assert 1_000_000 <= product.unit_price <= 2_000_000
+        assert (product.collar, product.band, product.breaker) == (100_000, 0, 0)
         for line in (
             f"Register ticker: {product.name} at port {product.port}",
             f"Running matchingserver for {product.name} at port {product.port}",
