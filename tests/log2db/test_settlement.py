@@ -166,7 +166,7 @@ def test_a_triggered_stop_keeps_its_stop_price_and_its_time(db: DAL, journal: Jo
 
 
 def test_every_form_of_line_is_settled(db: DAL, journal: JournalFile) -> None:
-    """Also what this engine does not offer yet: amends, decrements, uncrosses, icebergs, fees."""
+    """Amends, decrements, uncrosses, icebergs and limits, line by line."""
     journal.add("1:sell intc 100@10 peak=10", Accepted(1))
     journal.add("1:mod intc 1 80@11", Amended(1, 80, 110_000, 0))
     journal.add("2:sell intc 8@0/9", Accepted(2))
