@@ -1,8 +1,9 @@
 """Connection: what stands behind the addresses of a product's form, before it is stored.
 
 The web server asks them itself, as it will when the product trades: a price at the Quote Url, the
-product's state beside it (PROTOCOL §3), a hello at the Ws Url (§4). Only addresses that a product
-may have are asked, for two seconds, without following to others; what they answer is bounded.
+product's state beside it (PROTOCOL §3), a hello at the Ws Url (§4). Rules that differ are no fault:
+the platform tells its own. Only addresses that a product may have are asked, for two seconds,
+without following to others; what they answer is bounded.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import HTTPTimeoutError
 from tornado.websocket import WebSocketError, websocket_connect
 
+from app.controllers import rules
 from app.models.products import ProductForm
 from matching.order import format_price, parse_price
 
@@ -42,6 +44,7 @@ class State(msgspec.Struct):
     tick: str
     lot: int
     reference: str
+    rules: dict[str, str]
 
 
 async def examine(form: ProductForm) -> dict[str, Any]:
@@ -60,7 +63,10 @@ async def examine(form: ProductForm) -> dict[str, Any]:
     server = urlsplit(form.quote_url).netloc
     grid = f"tick {format_price(form.tick)}, lot {form.lot}"
     line = f"All is well: {form.name} answers at {server}, with {grid}, at {format_price(price)}"
-    return {"is_well": True, "lines": [line]}
+    differing = rules.differences(form, state.rules)
+    others = [f"{name} {_shown(in_force or '')}" for name, _, in_force in differing]
+    later = f"In force there: {', '.join(others)}; it is told this form's when that is stored"
+    return {"is_well": True, "lines": [line, later] if others else [line]}
 
 
 def _query_url(quote_url: str) -> str:

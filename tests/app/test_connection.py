@@ -95,6 +95,14 @@ def test_each_difference_has_its_sentence(
     assert told[1][0] == line
 
 
+def test_rules_that_differ_are_told_and_are_no_fault(web: Web, manager: User, port: int) -> None:
+    is_well, lines = report(web.browser(manager), form(port, collar="5", max_position="9"))
+    assert is_well
+    assert lines[1:] == [
+        "In force there: collar 0, max_position 0; it is told this form's when that is stored"
+    ]
+
+
 def test_a_test_stores_nothing_and_keeps_what_was_filled_in(
     web: Web, manager: User, port: int
 ) -> None:
