@@ -417,8 +417,15 @@ def value_price(side: Side, *, price: int, stop: int) -> int:
 
 
 def taker_fees(db: DAL) -> dict[str, int]:
-    """Ticker → taker fee, in ten-thousandths of a basis point, as the journals say."""
-    return dict(rows(db, "SELECT ticker, taker_fee FROM log_position WHERE closed = 'F'"))
+    """Ticker → taker fee that buys have to cover, in ten-thousandths of a basis point.
+
+    The larger of what the journal says and what managers want: of the two, trades that the database
+    has not seen yet may cost either.
+    """
+    fees: dict[str, int] = dict(rows(db, "SELECT w.name, w.taker_fee FROM product w"))
+    for ticker, rate in rows(db, "SELECT ticker, taker_fee FROM log_position WHERE closed = 'F'"):
+        fees[ticker] = max(rate, fees.get(ticker, rate))
+    return fees
 
 
 def open_orders(db: DAL, owner: int, ticker: str | None = None) -> list[OpenOrder]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.models import products, rules
+from app.models import portfolio, products, rules
 from app.models.accounts import User
-from app.models.db import DAL, Invalid, rows, transaction
+from app.models.db import DAL, Invalid, insert, rows, transaction
 from app.models.products import Product
 from app.models.rules import Rules, Wanted
 from tests.app.models.test_products import FORM
@@ -202,3 +202,17 @@ def test_only_managers_make_exceptions(db: DAL, product: Product) -> None:
         _except(db, product, alice, "alice", "max_rate", "0")
     with pytest.raises(PermissionError), transaction(db, write=True):
         rules.remove_exception(db, product.id, owner=alice.id, name="max_rate", by=alice)
+
+
+@pytest.mark.parametrize(("wanted", "settled", "counts"), [("7", 0, 7), ("0", 9, 9), ("7", 9, 9)])
+def test_buys_reserve_the_larger_of_the_fee_that_is_wanted_and_the_one_in_the_journal(
+    db: DAL, manager: User, wanted: str, settled: int, counts: int
+) -> None:
+    """Between the form and the settlement of its `set`, either may be what a trade costs (R17)."""
+    _register(db, manager, taker_fee=wanted)
+    fee = settled * 10_000
+    with transaction(db, write=True):
+        insert(db, "log_position", ticker="gs", lineage=LINEAGE, h="", taker_fee=fee)
+        insert(db, "log_position", ticker="gone", lineage=LINEAGE, h="", taker_fee=5)
+    with transaction(db):
+        assert portfolio.taker_fees(db) == {"gs": counts * 10_000, "gone": 5}
