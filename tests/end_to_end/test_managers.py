@@ -67,3 +67,33 @@ def test_a_form_is_compared_with_what_answers_and_enter_still_saves(
         page.keyboard.press("Enter")
         expect(page.get_by_text("ruled is changed")).to_be_visible()
         expect(page.get_by_label("Description")).to_have_value("Tried and true")
+
+
+def test_rules_are_saved_seen_by_traders_without_reload_and_excepted_from(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader(manager=True, **PHONE) as manager, venue.trader() as trader:
+        trader.page.goto("/default/products")
+        told = trader.page.locator("#products .rules")
+        expect(told).to_have_text("collar 10 % · band 20 %")
+        page = manager.page
+        page.goto(f"/default/edit_product/{market.product}")
+        page.get_by_label("Band, %").fill("7.5")
+        page.get_by_label("Taker fee, bp").fill("0.5")
+        page.get_by_role("button", name="Save").tap()
+        expect(page.get_by_text("ruled is changed; its exchange has been told")).to_be_visible()
+        expect(told).to_have_text("collar 10 % · band 7.5 % · maker fee 0 bp, taker fee 0.5 bp")
+        exceptions = page.locator("#exceptions")
+        exceptions.get_by_label("Trader").fill("nobody")
+        exceptions.get_by_label("Value").fill("5")
+        exceptions.get_by_role("button", name="Add").tap()
+        expect(exceptions.get_by_text("There is no user with this name")).to_be_in_viewport()
+        manager.errors.clear()  # the browser itself notes the answer's status, 400
+        exceptions.get_by_label("Trader").fill("trader1")
+        exceptions.get_by_label("Limit").select_option("Position")
+        exceptions.get_by_role("button", name="Add").tap()
+        expect(exceptions.get_by_role("row", name="trader1")).to_contain_text("Position")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        exceptions.get_by_role("button", name="Remove Position of trader1").tap()
+        expect(page.get_by_text("The exception is removed; its exchange")).to_be_visible()
+        expect(exceptions.get_by_role("row")).to_have_count(0)

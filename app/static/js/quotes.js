@@ -32,6 +32,7 @@ function show(product) {
     ask: product.ask ?? "–",
     spread: product.spread ?? "–",
     volume: product.volume.toLocaleString("en-US"),
+    rules: product.rules,
   };
   for (const [name, text] of Object.entries(texts)) say(place, name, text);
   const line = place.querySelector("polyline");
