@@ -126,7 +126,7 @@ def carry_out(
             yield from _reopen(venue, course.phases, key)
             course.phases = {}
         else:
-            course.report(Step.STARTING)
+            course.tell(Step.STARTING)
             venue.forget_programs()
             venue.pause()
             yield from _wait(venue.are_up, START_SECONDS)
@@ -159,7 +159,22 @@ class _Course:
         self._has_ended = False
 
     def report(self, step: Step) -> None:
-        runrequest.report(self._var, self._progress(step))
+        """Say it before it is done; NotDone if that cannot be.
+
+        Else nobody would reopen the markets that were closed by a supervisor killed since.
+        """
+        try:
+            runrequest.report(self._var, self._progress(step))
+        except OSError as error:
+            message = f"cannot write to {self._var.run_dir}: {error.strerror}"
+            raise NotDone(ExitCode.DISK, message) from error
+
+    def tell(self, step: Step) -> None:
+        """Say it if possible: it is so, whether the page learns of it or not."""
+        try:
+            self.report(step)
+        except NotDone as not_done:
+            log.warning("%s", not_done.message)
 
     def ended(self, run: Run) -> None:
         """The transaction is made: from here on there is no way back."""
@@ -167,12 +182,12 @@ class _Course:
         self.phases = {}
         folder = self._var.run_folder(run.number)
         self._say(f"run {run.number} has ended; its journals go to {folder}")
-        self.report(Step.MOVING)
+        self.tell(Step.MOVING)
 
     def give_up(self, reason: str) -> None:
         self._reason = reason
         self._say(f"no new run: {reason}")
-        self.report(Step.REOPENING)
+        self.tell(Step.REOPENING)
 
     def finish(self) -> None:
         if self._has_ended:
@@ -180,8 +195,8 @@ class _Course:
         elif not self._reason:
             self._reason = "the venue was stopped meanwhile"
             self._say(f"no new run: {self._reason}")
-        step = Step.BEGUN if self._has_ended else Step.FAILED
-        runrequest.finish(self._var, self._progress(step))
+        self.tell(Step.BEGUN if self._has_ended else Step.FAILED)
+        runrequest.forget(self._var)
 
     def _progress(self, step: Step) -> Progress:
         phases = {ticker: str(phase) for ticker, phase in self.phases.items()}
@@ -448,10 +463,10 @@ def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, P
     async def ask(product: Product) -> Phase:
         try:
             state = await query(urlsplit(product.post_url)._replace(path="/query").geturl())
-        except Away as away:
-            log.warning("%s is not closed: %s", product.name, away)
+            return Phase(state.get("phase"))
+        except (Away, ValueError) as error:  # a program of somebody else may sit at the port
+            log.warning("%s is not closed: %s", product.name, error)
             return Phase.CLOSED
-        return Phase(state["phase"])
 
     async def ask_all() -> list[Phase]:
         return await asyncio.gather(*map(ask, served))

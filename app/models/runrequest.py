@@ -93,13 +93,16 @@ def ask(var: Var, request: Request) -> None:
     """Leave the request. Ungranted: nobody is there to carry it out, or one is under way."""
     if supervisor(var) is None:
         raise Ungranted("Nobody is there to carry it out: neither serve.py nor the demo runs here")
-    aside = _write_aside(_request_path(var), request)
     try:
-        os.link(aside, _request_path(var))  # of two at once, one finds the other's
+        aside = _write_aside(_request_path(var), request)
+        try:
+            os.link(aside, _request_path(var))  # of two at once, one finds the other's
+        finally:
+            aside.unlink()
     except FileExistsError as error:
         raise Ungranted("A new run is under way already") from error
-    finally:
-        aside.unlink()
+    except OSError as error:
+        raise Ungranted(f"It cannot be asked for: {error.strerror}") from error
 
 
 def pending(var: Var) -> Request | None:
@@ -162,7 +165,11 @@ def _progress_path(var: Var) -> Path:
 
 def _write_aside(path: Path, content: msgspec.Struct) -> Path:
     aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    aside.write_bytes(msgspec.json.encode(content))
+    try:
+        aside.write_bytes(msgspec.json.encode(content))
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     return aside
 
 
@@ -170,5 +177,5 @@ def _read(path: Path, kind: type[T]) -> T | None:
     """What a file holds; None if there is none, or nothing of ours in it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

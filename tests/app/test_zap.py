@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -146,6 +147,20 @@ def test_past_runs_are_listed_with_who_ended_them(web: Web, manager: User, away:
         (1, "manager1", 0),
     ]
     assert browser.get(f"{ZAP}.csv").text.startswith("run,begun,ended,by,products,trades\r\n2,")
+
+
+def test_on_a_full_disk_nothing_is_asked_for_and_nothing_is_left(web: Web) -> None:
+    asks = runrequest.Request(by=1, name="boss", asked_on=now())
+    with supervised(web.var):
+        before = set(web.var.run_dir.iterdir())
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            with pytest.raises(runrequest.Ungranted, match="File too large"):
+                runrequest.ask(web.var, asks)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert set(web.var.run_dir.iterdir()) == before
 
 
 def test_a_file_that_holds_no_request_is_none(web: Web, manager: User) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from matching.config import Var
 from matching.disk import SystemDisk
 from matching.exits import ExitCode, Fatal
 from matching.journal import durable_path, read_header
+from matching.order import Phase
 from scripts import newrun
 from scripts.newrun import NotDone
 from tests.database import add_user, make_database, make_var, only_sqlite
@@ -406,6 +409,48 @@ def _phase(product: Product) -> str:
     with suppress(Away):
         return str(asyncio.run(query(f"{product.post_url}query"))["phase"])
     return "away"
+
+
+def test_where_nothing_can_be_said_of_a_new_run_none_is_begun(market: Market) -> None:
+    """As on a full disk: who was killed then could not reopen the markets."""
+    intc = market.register("intc")
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for_quote(intc, 500_000)
+        (market.var.run_dir / "newrun.progress").mkdir()  # no file can take its place
+        ask(market)
+        wait_until(lambda: runrequest.pending(market.var) is None, "room for the next request")
+        assert _phase(intc) == "continuous"
+        assert serve.interrupt() == 0
+        assert f"no new run: cannot write to {market.var.run_dir}" in serve.output
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"ticker": "intc"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_answers_like_no_matching_server_is_not_asked_to_close(market: Market) -> None:
+    intc = market.register("intc")
+    phases: list[dict[str, Phase]] = []
+
+    def ask_for_phases() -> Iterator[None]:
+        phases.append((yield from newrun._open_phases([intc])))
+
+    with HTTPServer(("127.0.0.1", intc.port), _Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for _ in ask_for_phases():
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
+    assert phases == [{}]
 
 
 @pytest.mark.parametrize("moment", [Step.SETTLING, Step.STARTING])
