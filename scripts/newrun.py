@@ -463,7 +463,7 @@ def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, P
     async def ask(product: Product) -> Phase:
         try:
             state = await query(urlsplit(product.post_url)._replace(path="/query").geturl())
-            return Phase(state.get("phase"))
+            return Phase(state.get("phase", ""))
         except (Away, ValueError) as error:  # a program of somebody else may sit at the port
             log.warning("%s is not closed: %s", product.name, error)
             return Phase.CLOSED
