@@ -113,6 +113,8 @@ def carry_out(
         try:
             course.run = _ask(db, lambda: runs.present(db)).number
             course.report(Step.CLOSING)
+            if course.run != request.run:
+                raise NotDone(ExitCode.UNAVAILABLE, f"run {request.run} has ended already")
             require_here(db)
             course.phases = yield from _open_phases(venue.products)
             course.report(Step.CLOSING)

@@ -1,7 +1,7 @@
 """The request for a new run and what became of it: how the web app and `serve.py` talk about one.
 
-    ask(var, Request(by=7, name="ada", asked_on=now()))      # Ungranted: nobody could carry it out
-    request = pending(var)                                   # what serve.py or demo.py looks for
+    ask(var, Request(by=7, name="ada", run=3, asked_on=now()))      # Ungranted: nobody is there
+    request = pending(var)                                # what serve.py or demo.py looks for
     report(var, Progress(request, Step.CLOSING, run=3, changed_on=now()))
     finish(var, Progress(request, Step.BEGUN, run=3, changed_on=now()))
 
@@ -44,10 +44,11 @@ class Step(StrEnum):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Who asks for a new run, and when (µs)."""
+    """Who asks for a new run, which one is to end for it, and when (µs)."""
 
     by: int
     name: str
+    run: int
     asked_on: int
 
 

@@ -262,7 +262,7 @@ def test_what_became_of_a_request_does_not_hang_on_the_clock(
 ) -> None:
     """It is set back by an hour between the request and the end of the run."""
     trade(var)
-    request = Request(by=1, name="boss", asked_on=now() + 3_600_000_000)
+    request = Request(by=1, name="boss", run=1, asked_on=now() + 3_600_000_000)
     (var.run_dir / "newrun.request").write_bytes(msgspec.json.encode(request))
     if step is not None:
         runrequest.report(var, Progress(request, step, 1, now()))
@@ -340,8 +340,8 @@ def market(tmp_path: Path) -> Iterator[Market]:
     wait_until(lambda: processes_of(market.var.root) == {}, "the end of every process")
 
 
-def ask(market: Market) -> Request:
-    request = Request(by=market.manager.id, name="boss", asked_on=now())
+def ask(market: Market, *, run: int = 1) -> Request:
+    request = Request(by=market.manager.id, name="boss", run=run, asked_on=now())
     wait_until(lambda: runrequest.supervisor(market.var), "the supervisor")
     runrequest.ask(market.var, request)
     return request
@@ -377,6 +377,8 @@ def test_a_manager_begins_a_new_run_and_the_web_app_stays_up(market: Market) -> 
         assert before.lineage != after.lineage
         past = market.var.run_journal_file(1, "intc").read_text()
         assert " phase closed " in past
+        step, reason = outcome(market, ask(market, run=1))
+        assert (step, reason) == (Step.FAILED, "run 1 has ended already")
         market.trade(intc)
         wait_until(lambda: _trades(market) == 1, "the trade of the new run in the database")
         assert serve.interrupt() == 0
