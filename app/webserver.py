@@ -159,7 +159,7 @@ def _own_pidfile(var: Var, port: int) -> Iterator[None]:
     left may be another program's by now.
     """
     try:
-        lock = SystemDisk().lock(var.run_dir / "web.lock")
+        lock = SystemDisk().lock(var.run_dir / "the-web.lock")
     except Locked:
         with pidfile(var.run_dir, f"web-{port}"):
             yield

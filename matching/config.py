@@ -58,6 +58,9 @@ class Var:
         return self.run_folder(run) / f"{ticker}.log"
 
     def lock_file(self, ticker: str) -> Path:
+        """What the ticker's matching server holds. Other locks in `run/` have a dash in their names,
+        which no ticker has: there may be a product `web`, or `serve`.
+        """
         return self.run_dir / f"{ticker}.lock"
 
     def make(self) -> None:

@@ -112,7 +112,7 @@ def migrate(uri: str, var: Var) -> None:
     """
     # A connection that ends here raises DatabaseAway; pyDAL would log it too, with its traceback.
     logging.getLogger("pyDAL").setLevel(logging.CRITICAL)
-    with (var.run_dir / "migrate.lock").open("ab") as lock:
+    with (var.run_dir / "the-database.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         db = _connect(uri, migrate=True)
         try:

@@ -26,7 +26,7 @@ from matching.pidfile import read_pid
 SUPERVISORS = ("serve", "demo")
 """The programs that carry requests out, by the names of their pid files."""
 
-LOCK = "serve.lock"
+LOCK = "the-venue.lock"
 """What a supervisor holds in `var/run/` as long as it lives, however it ends (flock)."""
 
 
