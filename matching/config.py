@@ -58,8 +58,9 @@ class Var:
         return self.run_folder(run) / f"{ticker}.log"
 
     def lock_file(self, ticker: str) -> Path:
-        """What the ticker's matching server holds. Other locks in `run/` have a dash in their names,
-        which no ticker has: there may be a product `web`, or `serve`.
+        """What the ticker's matching server holds.
+
+        The names of other locks in `run/` have a dash, as no ticker has: one may be `web`.
         """
         return self.run_dir / f"{ticker}.lock"
 
