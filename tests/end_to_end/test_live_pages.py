@@ -81,6 +81,7 @@ def test_the_mini_market_draws_the_busiest_market(venue: Venue) -> None:
             form = {"product": market.product, "type": side, "quantity": 400, "price": "100"}
             form |= {"stp": "none", "_xsrf": token}
             assert trader.page.request.post("/default/order", form=form).ok
+        expect(trader.page.locator("#last")).to_have_text("100.00")
         stranger.page.goto("/")
         canvas = stranger.page.locator("#mini")
         expect(stranger.page.locator("#mini-ticker")).to_have_text("busy")
