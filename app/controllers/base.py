@@ -194,9 +194,9 @@ class Platform:
         errand.add_done_callback(self.errands.discard)
 
     def close(self) -> None:
-        """End the worker threads; what runs in them is waited for."""
-        self.mailing.shutdown(cancel_futures=True)
-        self.hashing.shutdown(cancel_futures=True)
+        """End the worker threads. Who is being answered by a mail server is not waited for."""
+        self.mailing.shutdown(wait=False, cancel_futures=True)
+        self.hashing.shutdown(wait=False, cancel_futures=True)
         self.transactions.close()
 
 

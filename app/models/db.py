@@ -19,7 +19,9 @@ statement sees what others have committed meanwhile. Reading ones are REPEATABLE
 import fcntl
 import importlib.util
 import logging
+import math
 import os
+import select
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ from matching.exits import ExitCode, Fatal
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock before the database counts as away."""
 
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5.0
 """How long PostgreSQL may take to answer a new connection before it counts as away."""
 
 ATTEMPTS = 5
@@ -56,6 +58,9 @@ _AWAY = frozenset(
 )
 """SQLite's primary codes that speak of the file and its locks, not of the statement."""
 
+
+_LISTEN_SECONDS = 0.1
+"""How often who waits for PostgreSQL looks whether the process is to end."""
 
 _KEEPALIVE = {
     "keepalives_idle": 10,
@@ -245,6 +250,24 @@ def close(db: DAL) -> None:
     db._adapter.set_connection(None)
 
 
+def end_waits(*, seconds: float) -> None:
+    """This process is to end: PostgreSQL has so long for what it is asked, then counts as away.
+
+    Signal handlers may call it. What waits for SQLite's locks ends by itself (BUSY_SECONDS).
+    """
+    _waits.end = time.monotonic() + seconds
+
+
+class _Waits:
+    """Until when this process waits for PostgreSQL, by `time.monotonic`."""
+
+    end = math.inf
+
+
+_waits = _Waits()
+"""The only one: how psycopg2 waits is a matter of the process, as its end is."""
+
+
 def now() -> int:
     """Microseconds since 1970."""
     return time.time_ns() // 1000
@@ -267,7 +290,6 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         uri = f"postgres://{account}{':' if without_password else ''}{at}{address}"
         driver_args = {
             "application_name": "emte",
-            "connect_timeout": CONNECT_SECONDS,
             **_KEEPALIVE,
             "options": f"-c lock_timeout={BUSY_SECONDS:g}s",
         }
@@ -276,6 +298,7 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
                 ExitCode.CONFIGURATION,
                 "PostgreSQL needs its driver: pip install 'emte[postgres]'",
             )
+        _hear_signals()
     else:
         raise Fatal(
             ExitCode.CONFIGURATION,
@@ -298,6 +321,27 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
     except RuntimeError as error:  # with a traceback in it: pyDAL's word for no answer
         lines = [line for line in str(error).splitlines() if "Error: " in line]
         raise DatabaseAway(lines[-1] if lines else "no answer") from error
+
+
+def _hear_signals() -> None:
+    """Have psycopg2 wait in Python: libpq hears no signal until the server answers, which may be
+    never. Who waits in libpq's own way also heeds no `end_waits`.
+    """
+    from psycopg2 import OperationalError, extensions
+
+    events = {extensions.POLL_READ: select.POLLIN, extensions.POLL_WRITE: select.POLLOUT}
+
+    def wait(connection: Any) -> None:
+        is_new = connection.status == extensions.STATUS_SETUP
+        end = time.monotonic() + CONNECT_SECONDS if is_new else math.inf
+        while (state := connection.poll()) != extensions.POLL_OK:
+            poller = select.poll()
+            poller.register(connection.fileno(), events[state])
+            while not poller.poll(_LISTEN_SECONDS * 1000):
+                if time.monotonic() > min(end, _waits.end):
+                    raise OperationalError("PostgreSQL does not answer")
+
+    extensions.set_wait_callback(wait)
 
 
 def _prepare_connection(adapter: Any) -> None:
