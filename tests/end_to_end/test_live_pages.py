@@ -130,6 +130,7 @@ def test_one_port_fills_three_addresses_but_not_those_that_were_typed(venue: Ven
             page.get_by_label(field).fill(text)
         page.get_by_role("button", name="Register").click()
         expect(page.get_by_text("A port is a number from 1 to 65535")).to_be_visible()
+        page.wait_for_load_state()  # with its scripts
         page.get_by_label("Port").fill("8883")
         for field in ("Post Url", "Quote Url", "Ws Url"):
             expect(page.get_by_label(field)).to_have_value(re.compile(":8883/"))
