@@ -21,7 +21,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -504,9 +504,26 @@ def _set_phases(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iter
 
 
 def _meanwhile(work: Coroutine[Any, Any, T]) -> Generator[None, None, T]:
-    """What a coroutine returns; it runs on a loop of its own, for the caller may be on one."""
+    """What a coroutine returns; it runs on a loop of its own, for the caller may be on one.
+
+    Closed before its end (the venue stops) it is cancelled: who does not answer is not waited for.
+    """
+    wanted: Future[None] = Future()
+
+    async def work_while_wanted() -> T:
+        working = asyncio.ensure_future(work)
+        no_longer = asyncio.wrap_future(wanted)
+        no_longer.add_done_callback(lambda _: working.cancel())
+        try:
+            return await working
+        finally:
+            no_longer.cancel()
+
     with ThreadPoolExecutor(1, thread_name_prefix="newrun") as pool:
-        future = pool.submit(asyncio.run, work)
-        while not future.done():
-            yield
+        future = pool.submit(asyncio.run, work_while_wanted())
+        try:
+            while not future.done():
+                yield
+        finally:
+            wanted.cancel()
         return future.result()

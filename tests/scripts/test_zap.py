@@ -18,7 +18,7 @@ from app.models.db import close, now, rows, transaction
 from app.models.products import Product
 from app.models.runrequest import Progress, Request, Step
 from log2db.verify import verify
-from matching.client import Away, query
+from matching.client import ANSWER_SECONDS, Away, query
 from matching.config import Var
 from matching.disk import SystemDisk
 from matching.exits import ExitCode, Fatal
@@ -411,6 +411,29 @@ def _phase(product: Product) -> str:
     with suppress(Away):
         return str(asyncio.run(query(f"{product.post_url}query"))["phase"])
     return "away"
+
+
+def test_a_venue_that_is_to_stop_does_not_wait_for_a_market_that_is_to_close(
+    market: Market,
+) -> None:
+    intc = market.register("intc")
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for_quote(intc, 500_000)
+        server = market.pid("match-intc")
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        request = ask(market)
+        serve.wait_for_line("boss asks for a new run$")
+        os.kill(serve.pid, signal.SIGTERM)
+        wait_until(
+            lambda: "no new run: the venue was stopped meanwhile" in serve.output,
+            "the end of the new run",
+            patience_seconds=ANSWER_SECONDS / 2,
+        )
+        os.kill(server, signal.SIGCONT)
+        assert serve.wait() == 0
+        assert "Traceback" not in serve.output
+    assert outcome(market, request)[0] is Step.FAILED
 
 
 def test_where_nothing_can_be_said_of_a_new_run_none_is_begun(market: Market) -> None:
