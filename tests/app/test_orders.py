@@ -510,8 +510,9 @@ def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
         assert market.available(buyer) == CASH
 
 
+@pytest.mark.parametrize("age_seconds", [10, -3600], ids=["", "our clock was set back since"])
 def test_an_order_that_never_arrived_is_given_up_although_the_database_lags(
-    web: Web, market: Market, buyer: User, seller: User
+    web: Web, market: Market, buyer: User, seller: User, age_seconds: int
 ) -> None:
     request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
     with running_log2db(web, market.product.name) as log2db:
@@ -529,7 +530,7 @@ def test_an_order_that_never_arrived_is_given_up_although_the_database_lags(
                 asks=(),
                 last=1_000_000,
                 ts=now() // 1000 - 10_000,
-                at=now() - 10_000_000,
+                at=now() - age_seconds * 1_000_000,
             )
         threading.Timer(0.3, os.kill, (log2db.pid, signal.SIGCONT)).start()
         assert market.state(buyer, "web-1") is State.NEVER, "one round of the reconciler is enough"
