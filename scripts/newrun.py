@@ -40,7 +40,7 @@ from log2db.__main__ import read_durable, settle_rest
 from log2db.settlement import Fenced, ForeignJournal
 from matching.client import Away, Refused, Unanswered, post_order, query
 from matching.config import Var
-from matching.disk import SystemDisk
+from matching.disk import SystemDisk, SystemLock
 from matching.exits import ExitCode, Fatal
 from matching.journal import (
     HEADER_LIMIT,
@@ -57,6 +57,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 SETTLE_SECONDS = 10.0
 """How long the running log2db may take before we read on in their place."""
+
+LOCK_SECONDS = 0.2
+"""How long to wait for a lock: a process that was killed may hold it a moment longer."""
 
 START_SECONDS = 20.0
 """How long the new servers may take before the run counts as begun without them."""
@@ -403,18 +406,26 @@ def _undisturbed(var: Var, tickers: Iterable[str]) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path, what: str, ticker: str) -> Iterator[None]:
     """Hold one of these locks; NotDone if something that is not ours has it."""
+    end = time.monotonic() + LOCK_SECONDS
     try:
-        lock = SystemDisk().lock(path)
-    except Locked as locked:
-        raise NotDone(
-            ExitCode.UNAVAILABLE, f"a {what} {ticker} that was started by hand: stop it first"
-        ) from locked
+        while (lock := _take(path)) is None:
+            if time.monotonic() > end:
+                message = f"a {what} {ticker} that was started by hand: stop it first"
+                raise NotDone(ExitCode.UNAVAILABLE, message)
+            time.sleep(0.01)
     except OSError as error:
         raise NotDone(ExitCode.CONFIGURATION, f"cannot lock {path}: {error.strerror}") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _take(path: Path) -> SystemLock | None:
+    try:
+        return SystemDisk().lock(path)
+    except Locked:
+        return None
 
 
 def _ask(db: DAL, question: Callable[[], T]) -> T:

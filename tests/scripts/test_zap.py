@@ -246,6 +246,19 @@ def test_a_journal_that_somebody_works_on_is_not_moved_from_under_them(
     assert newrun.put_away(var, db) == ["intc"]
 
 
+def test_who_is_ending_may_hold_a_journal_a_moment_longer(var: Var, db: DAL) -> None:
+    """The kernel takes a killed process's name first, and its locks after that."""
+    trade(var)
+    for _ in newrun._settle("intc", var, db):
+        pass
+    with transaction(db, write=True):
+        runs.end_run(db, by=0, at=now())
+    release = threading.Timer(0.05, SystemDisk().lock(var.lock_file("intc")).release)
+    release.start()
+    assert newrun.put_away(var, db) == ["intc"]
+    release.join()
+
+
 def test_what_a_killed_one_left_of_trying_the_folder_is_not_in_the_way(var: Var, db: DAL) -> None:
     trade(var)
     var.run_folder(1).mkdir(parents=True)
