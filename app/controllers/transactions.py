@@ -3,8 +3,8 @@
 pyDAL blocks and Tornado must not, so a plain function `function(db, …)` runs in one of a few worker
 threads, each with a connection that it keeps: in a reading transaction, or in a writing one, where
 what it checked and locked still stands when it stores. One that another got in the way of is begun
-anew. It is committed
-when the function returns and rolled back when it raises. Nobody awaits inside one.
+anew. It is committed when the function returns and rolled back when it raises. Nobody awaits inside
+one.
 """
 
 import asyncio
