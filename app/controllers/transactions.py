@@ -46,12 +46,17 @@ class Transactions:
         return await self._run(True, lambda: function(self._db, *args, **kwargs))
 
     async def _run(self, write: bool, work: Callable[[], T]) -> T:
+        self._require_open()
+
         def transact() -> T:
-            if self._is_closing:
-                raise DatabaseAway("the web server ends")
+            self._require_open()
             return in_transaction(self._db, work, write=write)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, transact)
+
+    def _require_open(self) -> None:
+        if self._is_closing:
+            raise DatabaseAway("the web server ends")
 
     def close(self) -> None:
         """Close every thread's connection and end the threads; a moment is given to what runs.
