@@ -82,7 +82,7 @@ _IN_ERROR = 3
 _ROWS_A_STATEMENT = 500
 """So many rows go to PostgreSQL at once."""
 
-_MIGRATION_LOCK = 0x454D5445
+MIGRATION_LOCK = 0x454D5445
 """The number of our advisory lock on PostgreSQL: EMTE."""
 
 T = TypeVar("T")
@@ -359,7 +359,7 @@ def _prepare_connection(adapter: Any) -> None:
 def _await_turn(db: DAL) -> None:
     """Wait for the other machines that migrate now, however many they are."""
     rows(db, "SELECT set_config('lock_timeout', '0', true)")
-    rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
+    rows(db, "SELECT pg_advisory_xact_lock(?)", MIGRATION_LOCK)
     rows(db, "SELECT set_config('lock_timeout', ?, true)", f"{BUSY_SECONDS:g}s")
 
 

@@ -4,18 +4,19 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 
 from app.models import products
-from app.models.db import DAL, now, transaction
+from app.models.db import DAL, MIGRATION_LOCK, now, transaction
 from matching.config import Var
 from tests.app.test_webserver import MODULE, ask, started
 from tests.app.venue import Wire
-from tests.database import add_user, make_database, make_var, only_postgres, uri_of
+from tests.database import add_user, command, make_database, make_var, only_postgres, uri_of
 from tests.processes import Process, running
 from tests.scripts.venue import pid_of, processes_of
 from tests.waiting import free_port, wait_until
@@ -101,20 +102,18 @@ webserver.main()
 
 
 @only_postgres
-@pytest.mark.parametrize("when", ["before it starts", "while it runs"])
-def test_a_venue_whose_database_hangs_ends_in_order(var: Var, db: DAL, when: str) -> None:
+def test_a_venue_whose_database_hangs_ends_in_order(var: Var, db: DAL) -> None:
     manager = add_user(db, "boss", manager=True)
     form = {"name": "intc", "unit_price": "50", "port": str(free_port()), "active": "on"}
     with transaction(db, write=True):
         products.register(db, products.validate(form), by=manager, at=now())
-    command = ("scripts/serve.py", "--port", str(free_port()), "--var", str(var.root))
+    program = ("scripts/serve.py", "--port", str(free_port()), "--var", str(var.root))
     with (
         to_the_database(var) as (wire, uri),
-        running(*command, var=var.root, EMTE_DATABASE=uri) as serve,
+        running(*program, var=var.root, EMTE_DATABASE=uri) as serve,
     ):
-        if when == "while it runs":
-            for name in ("web", "match-intc", "log2db-intc"):
-                wait_until(lambda name=name: pid_of(var.root, name), name)  # type: ignore[misc]
+        for name in ("web", "match-intc", "log2db-intc"):
+            wait_until(lambda name=name: pid_of(var.root, name), name)  # type: ignore[misc]
         wire.is_deaf = True
         wait_until(lambda: wire.lost, "a question that is not answered")
         assert end(serve) == 0
@@ -123,10 +122,26 @@ def test_a_venue_whose_database_hangs_ends_in_order(var: Var, db: DAL, when: str
 
 
 @only_postgres
-def test_log2db_whose_database_hangs_ends(var: Var, db: DAL) -> None:
-    with to_the_database(var) as (wire, uri):
-        wire.is_deaf = True
-        command = ("-m", "log2db", "-A", "intc", "--database", uri)
-        with running(*command, var=var.root) as log2db:
-            wait_until(lambda: wire.lost, "a question that is not answered")
-            assert end(log2db) == 0
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("scripts/serve.py", "--port", "0"),
+        ("scripts/demo.py", "--port", "0"),
+        ("-m", "log2db", "-A", "intc"),
+    ],
+)
+def test_who_waits_until_another_machine_has_migrated_ends(
+    var: Var, db: DAL, program: tuple[str, ...]
+) -> None:
+    with closing(psycopg2.connect(uri_of(var))) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        with running(*program, var=var.root) as waiting:
+            wait_until(lambda: command(uri_of(var), _WAITING), "the wait for the lock")
+            assert end(waiting) == 0
+    assert processes_of(var.root) == {}
+
+
+_WAITING = (
+    "SELECT 1 FROM pg_locks JOIN pg_database ON oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+)
