@@ -298,7 +298,7 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
                 ExitCode.CONFIGURATION,
                 "PostgreSQL needs its driver: pip install 'emte[postgres]'",
             )
-        _hear_signals()
+        _wait_with_an_end()
     else:
         raise Fatal(
             ExitCode.CONFIGURATION,
@@ -323,10 +323,8 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         raise DatabaseAway(lines[-1] if lines else "no answer") from error
 
 
-def _hear_signals() -> None:
-    """Have psycopg2 wait in Python: libpq hears no signal until the server answers, which may be
-    never. Who waits in libpq's own way also heeds no `end_waits`.
-    """
+def _wait_with_an_end() -> None:
+    """Have psycopg2 wait in Python: its own wait ends when the server answers, which may be never."""
     from psycopg2 import OperationalError, extensions
 
     events = {extensions.POLL_READ: select.POLLIN, extensions.POLL_WRITE: select.POLLOUT}
