@@ -324,7 +324,7 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
 
 
 def _wait_with_an_end() -> None:
-    """Have psycopg2 wait in Python: its own wait ends when the server answers, which may be never."""
+    """Have psycopg2 wait in Python: its own wait lasts until the server answers, if ever."""
     from psycopg2 import OperationalError, extensions
 
     events = {extensions.POLL_READ: select.POLLIN, extensions.POLL_WRITE: select.POLLOUT}
