@@ -15,9 +15,11 @@ import argparse
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -29,7 +31,7 @@ from app.controllers import amend, orders, rules
 from app.controllers.base import Platform
 from app.controllers.realtime import FRAME_LIMIT
 from app.models import products, settings
-from app.models.db import DatabaseAway, migrate
+from app.models.db import DatabaseAway, end_waits, migrate
 from app.routes import routes
 from matching import config, exits
 from matching.config import Var
@@ -70,8 +72,14 @@ EVERY_ADDRESS = {
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s; a browser that answers none until the next one is gone."""
 
-CLOSE_SECONDS = 2.0
-"""How long answers that are on their way may take when the server stops."""
+CLOSE_SECONDS = 1.5
+"""How long answers that are on their way may take when the server stops, and then good-byes."""
+
+END_SECONDS = 4.5
+"""After so long it ends whoever does not answer it: a supervisor kills it after five."""
+
+
+log = logging.getLogger("webserver")
 
 
 def make_app(platform: Platform) -> Application:
@@ -105,13 +113,11 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
         await _let_work_land(platform)
         for task in (stopping, *background):
             task.cancel()
-        await asyncio.gather(stopping, *background, return_exceptions=True)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await server.close_all_connections()
+        closing = asyncio.create_task(server.close_all_connections())
+        await asyncio.wait([stopping, *background, closing], timeout=CLOSE_SECONDS)
         platform.close()
     for task in background:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
 
@@ -143,13 +149,35 @@ async def run(*, port: int, host: str, var: Var, database_uri: str) -> None:
     except DatabaseAway as away:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not stop.is_set():
+            stop.set()
+            end_waits(seconds=CLOSE_SECONDS)
+            _end_anyway()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     with _own_pidfile(var, bound_port):
         urls = " and ".join(browser_urls(host, bound_port))
         print(f"webserver: listening on {urls}", flush=True)
         await serve(platform, sockets, stop)
+
+
+def _end_anyway() -> None:
+    """End this process soon, whatever a thread of it waits for: a mail server, a name, a lock.
+
+    That is no worse than a kill: what is not committed did not happen, what is was answered.
+    """
+
+    def end() -> None:
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not timer)
+        log.warning("ending without who still waits for an answer: %s", names)
+        os._exit(ExitCode.DONE)
+
+    timer = threading.Timer(END_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager
@@ -160,7 +188,7 @@ def _own_pidfile(var: Var, port: int) -> Iterator[None]:
     left may be another program's by now.
     """
     try:
-        lock = SystemDisk().lock(var.run_dir / "web.lock")
+        lock = SystemDisk().lock(var.run_dir / "the-web.lock")
     except Locked:
         with pidfile(var.run_dir, f"web-{port}"):
             yield

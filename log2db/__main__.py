@@ -30,6 +30,7 @@ from app.models import products, settings
 from app.models.db import (
     DAL,
     DatabaseAway,
+    end_waits,
     in_transaction,
     migrate,
     now,
@@ -66,6 +67,9 @@ POLL_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 """How often a journal or a database that is not there is asked for again."""
 
+DATABASE_SECONDS = 1.0
+"""How long the database may take to answer once we are to end."""
+
 _COMMIT_SIZE = 256
 """No commit line is longer (bytes)."""
 
@@ -78,10 +82,35 @@ class Stopped(Exception):
     """We were asked to end."""
 
 
+class Stop:
+    """Says that we are to end; a signal handler may set it.
+
+    A threading.Event would be locked now and then by the very wait that the signal interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def set(self) -> None:
+        """End all waits, and soon those for a database that does not answer."""
+        if not self._is_set:
+            self._is_set = True
+            end_waits(seconds=DATABASE_SECONDS)
+            self._gate.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is set, within so many seconds."""
+        if self._gate.acquire(timeout=seconds):
+            self._gate.release()
+        return self._is_set
+
+
 class Follower:
     """Brings one ticker's journal into the database, until `stop` is set."""
 
-    def __init__(self, ticker: str, var: Var, uri: str, stop: threading.Event) -> None:
+    def __init__(self, ticker: str, var: Var, uri: str, stop: Stop) -> None:
         self._ticker = ticker
         self._var = var
         self._uri = uri
@@ -276,7 +305,7 @@ def require_place(file: SystemFile, header: Header, position: Position) -> None:
 
 def follow(ticker: str, var: Var, uri: str, *, once: bool) -> None:
     """The process: alone on this ticker, ended by SIGTERM or SIGINT."""
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     var.make()

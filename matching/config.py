@@ -58,6 +58,10 @@ class Var:
         return self.run_folder(run) / f"{ticker}.log"
 
     def lock_file(self, ticker: str) -> Path:
+        """What the ticker's matching server holds.
+
+        The names of other locks in `run/` have a dash, as no ticker has: one may be `web`.
+        """
         return self.run_dir / f"{ticker}.lock"
 
     def make(self) -> None:

@@ -44,6 +44,12 @@ def end_on_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def interrupt_on_stop() -> None:
+    """Let SIGTERM end the process as Ctrl-C does, while there is nothing yet to stop in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+
+
 def run(program: str, body: Callable[[], None]) -> int:
     """Run a process's body; the exit code for `sys.exit`. A Fatal prints its one line on stderr."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

@@ -65,8 +65,11 @@ def application(server: Server) -> Application:
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """Requests are not logged: orders go to the journal. Our own faults are."""
-    if handler.get_status() >= 500 and not isinstance(handler, ReadyHandler):
+    """Requests are not logged: orders go to the journal. Our own faults are; a stop is none."""
+    is_told = isinstance(handler, ReadyHandler) or (
+        isinstance(handler, Handler) and handler.server.is_stopping and handler.get_status() == 503
+    )
+    if handler.get_status() >= 500 and not is_told:
         _log.warning(
             "%s %s: %d", handler.request.method, handler.request.path, handler.get_status()
         )

@@ -16,7 +16,6 @@ import asyncio
 import os
 import random
 import shutil
-import signal
 import socket
 import string
 import sys
@@ -36,7 +35,15 @@ from matching.exits import ExitCode, Fatal
 from matching.order import PRICE_SCALE
 from matching.pidfile import pidfile
 from scripts.house import House
-from scripts.serve import STEP_SECONDS, Signals, Venue, migrate, require_free_port, unsettled
+from scripts.serve import (
+    STEP_SECONDS,
+    Signals,
+    Venue,
+    migrate,
+    require_free_port,
+    stop_signals,
+    unsettled,
+)
 from scripts.supervisor import Program, Role, State, Supervisor, sole_supervisor
 
 EPILOG = """\
@@ -275,7 +282,7 @@ class Demo:
     def run(self, owners: dict[str, int]) -> None:
         """Run until a signal comes, or with `--once` until every ticker has traded."""
         self._robot_owners = ",".join(str(owners[name]) for name in ROBOTS_TRADE_FOR)
-        signals = Signals(on_second=self._supervisor.hurry)
+        signals = stop_signals(self._supervisor)
         try:
             asyncio.run(self._serve(signals))
         finally:
@@ -446,9 +453,7 @@ def main() -> None:
 
 def _main() -> None:
     arguments = _parse_arguments()
-    # Until the venue runs, there is nothing to stop in order.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    exits.interrupt_on_stop()
     var = config.find_var(arguments.var)
     var.make()
     uri = settings.database_uri(var)

@@ -21,7 +21,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from log2db.__main__ import read_durable, settle_rest
 from log2db.settlement import Fenced, ForeignJournal
 from matching.client import Away, Refused, Unanswered, post_order, query
 from matching.config import Var
-from matching.disk import SystemDisk
+from matching.disk import SystemDisk, SystemLock
 from matching.exits import ExitCode, Fatal
 from matching.journal import (
     HEADER_LIMIT,
@@ -57,6 +57,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 SETTLE_SECONDS = 10.0
 """How long the running log2db may take before we read on in their place."""
+
+LOCK_SECONDS = 0.2
+"""How long to wait for a lock: a process that was killed may hold it a moment longer."""
 
 START_SECONDS = 20.0
 """How long the new servers may take before the run counts as begun without them."""
@@ -113,6 +116,8 @@ def carry_out(
         try:
             course.run = _ask(db, lambda: runs.present(db)).number
             course.report(Step.CLOSING)
+            if course.run != request.run:
+                raise NotDone(ExitCode.UNAVAILABLE, f"run {request.run} has ended already")
             require_here(db)
             course.phases = yield from _open_phases(venue.products)
             course.report(Step.CLOSING)
@@ -126,7 +131,7 @@ def carry_out(
             yield from _reopen(venue, course.phases, key)
             course.phases = {}
         else:
-            course.report(Step.STARTING)
+            course.tell(Step.STARTING)
             venue.forget_programs()
             venue.pause()
             yield from _wait(venue.are_up, START_SECONDS)
@@ -159,7 +164,22 @@ class _Course:
         self._has_ended = False
 
     def report(self, step: Step) -> None:
-        runrequest.report(self._var, self._progress(step))
+        """Say it before it is done; NotDone if that cannot be.
+
+        Else nobody would reopen the markets that were closed by a supervisor killed since.
+        """
+        try:
+            runrequest.report(self._var, self._progress(step))
+        except OSError as error:
+            message = f"cannot write to {self._var.run_dir}: {error.strerror}"
+            raise NotDone(ExitCode.DISK, message) from error
+
+    def tell(self, step: Step) -> None:
+        """Say it if possible: it is so, whether the page learns of it or not."""
+        try:
+            self.report(step)
+        except NotDone as not_done:
+            log.warning("%s", not_done.message)
 
     def ended(self, run: Run) -> None:
         """The transaction is made: from here on there is no way back."""
@@ -167,12 +187,12 @@ class _Course:
         self.phases = {}
         folder = self._var.run_folder(run.number)
         self._say(f"run {run.number} has ended; its journals go to {folder}")
-        self.report(Step.MOVING)
+        self.tell(Step.MOVING)
 
     def give_up(self, reason: str) -> None:
         self._reason = reason
         self._say(f"no new run: {reason}")
-        self.report(Step.REOPENING)
+        self.tell(Step.REOPENING)
 
     def finish(self) -> None:
         if self._has_ended:
@@ -180,8 +200,8 @@ class _Course:
         elif not self._reason:
             self._reason = "the venue was stopped meanwhile"
             self._say(f"no new run: {self._reason}")
-        step = Step.BEGUN if self._has_ended else Step.FAILED
-        runrequest.finish(self._var, self._progress(step))
+        self.tell(Step.BEGUN if self._has_ended else Step.FAILED)
+        runrequest.forget(self._var)
 
     def _progress(self, step: Step) -> Progress:
         phases = {ticker: str(phase) for ticker, phase in self.phases.items()}
@@ -386,18 +406,26 @@ def _undisturbed(var: Var, tickers: Iterable[str]) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path, what: str, ticker: str) -> Iterator[None]:
     """Hold one of these locks; NotDone if something that is not ours has it."""
+    end = time.monotonic() + LOCK_SECONDS
     try:
-        lock = SystemDisk().lock(path)
-    except Locked as locked:
-        raise NotDone(
-            ExitCode.UNAVAILABLE, f"a {what} {ticker} that was started by hand: stop it first"
-        ) from locked
+        while (lock := _take(path)) is None:
+            if time.monotonic() > end:
+                message = f"a {what} {ticker} that was started by hand: stop it first"
+                raise NotDone(ExitCode.UNAVAILABLE, message)
+            time.sleep(0.01)
     except OSError as error:
         raise NotDone(ExitCode.CONFIGURATION, f"cannot lock {path}: {error.strerror}") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _take(path: Path) -> SystemLock | None:
+    try:
+        return SystemDisk().lock(path)
+    except Locked:
+        return None
 
 
 def _ask(db: DAL, question: Callable[[], T]) -> T:
@@ -448,10 +476,10 @@ def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, P
     async def ask(product: Product) -> Phase:
         try:
             state = await query(urlsplit(product.post_url)._replace(path="/query").geturl())
-        except Away as away:
-            log.warning("%s is not closed: %s", product.name, away)
+            return Phase(state.get("phase", ""))
+        except (Away, ValueError) as error:  # a program of somebody else may sit at the port
+            log.warning("%s is not closed: %s", product.name, error)
             return Phase.CLOSED
-        return Phase(state["phase"])
 
     async def ask_all() -> list[Phase]:
         return await asyncio.gather(*map(ask, served))
@@ -487,9 +515,26 @@ def _set_phases(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iter
 
 
 def _meanwhile(work: Coroutine[Any, Any, T]) -> Generator[None, None, T]:
-    """What a coroutine returns; it runs on a loop of its own, for the caller may be on one."""
+    """What a coroutine returns; it runs on a loop of its own, for the caller may be on one.
+
+    Closed before its end (the venue stops) it is cancelled: who does not answer is not waited for.
+    """
+    wanted: Future[None] = Future()
+
+    async def work_while_wanted() -> T:
+        working = asyncio.ensure_future(work)
+        no_longer = asyncio.wrap_future(wanted)
+        no_longer.add_done_callback(lambda _: working.cancel())
+        try:
+            return await working
+        finally:
+            no_longer.cancel()
+
     with ThreadPoolExecutor(1, thread_name_prefix="newrun") as pool:
-        future = pool.submit(asyncio.run, work)
-        while not future.done():
-            yield
+        future = pool.submit(asyncio.run, work_while_wanted())
+        try:
+            while not future.done():
+                yield
+        finally:
+            wanted.cancel()
         return future.result()

@@ -57,6 +57,9 @@ LOOK_SECONDS = 2.0
 STEP_SECONDS = 0.1
 """How often the children are looked after."""
 
+DATABASE_SECONDS = 1.0
+"""How long the database may take to answer once the venue is to stop."""
+
 SETTLE_SECONDS = 10.0
 """How long log2db may take at the end to settle what the matching servers wrote."""
 
@@ -213,7 +216,7 @@ class Venue:
 
     def _wait_until_settled(self) -> None:
         """Wait while a running log2db is behind the journal of its product; not for ever."""
-        end = time.monotonic() + SETTLE_SECONDS
+        end = time.monotonic() + (0 if self._is_database_away else SETTLE_SECONDS)
         while behind := self.behind():
             if time.monotonic() > end or self._supervisor.is_hurried:
                 log.warning("not yet settled, log2db goes on at its next start: %s", behind)
@@ -281,10 +284,16 @@ def migrate(uri: str, var: Var) -> None:
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGHUP: the first asks to stop, a second to hurry."""
+    """SIGTERM, SIGINT and SIGHUP: the first asks to stop, a second to hurry.
 
-    def __init__(self, *, on_second: Callable[[], None]) -> None:
+    What is called then is called within whatever is at work: it may do no more than set something.
+    """
+
+    def __init__(
+        self, *, on_first: Callable[[], None] = lambda: None, on_second: Callable[[], None]
+    ) -> None:
         self.is_stop_asked = False
+        self._on_first = on_first
         self._on_second = on_second
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
@@ -294,7 +303,16 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.is_stop_asked:
             self._on_second()
-        self.is_stop_asked = True
+        else:
+            self.is_stop_asked = True
+            self._on_first()
+
+
+def stop_signals(supervisor: Supervisor) -> Signals:
+    """The signals of a venue that runs, also while it waits for a database that does not answer."""
+    return Signals(
+        on_first=lambda: database.end_waits(seconds=DATABASE_SECONDS), on_second=supervisor.hurry
+    )
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -329,7 +347,7 @@ def _main() -> None:
         on_start=lambda program: log.info("%s is started", program.name),
         on_end=lambda program, what: log.warning("%s %s", program.name, what),
     )
-    signals = Signals(on_second=supervisor.hurry)
+    exits.interrupt_on_stop()
     with sole_supervisor(var), pidfile(var.run_dir, "serve"):
         require_free_port(arguments.host, arguments.port)
         migrate(uri, var)
@@ -341,6 +359,7 @@ def _main() -> None:
             supervisor=supervisor,
             say=log.info,
         )
+        signals = stop_signals(supervisor)
         urls = " and ".join(browser_urls(arguments.host, arguments.port))
         log.info("the venue is at %s (pid %d)", urls, os.getpid())
         try:

@@ -13,7 +13,7 @@ It is given the programs that should run (`want`), and told to look after them s
   ends them in order (SIGTERM, 5 s, SIGKILL).
 - Should the supervisor itself be killed, Linux ends the children (PR_SET_PDEATHSIG). Elsewhere they
   run on; `var/run/serve.children` names them, and the next supervisor stops those that are left.
-- A lock on `var/run/serve.lock` keeps a second supervisor away.
+- A lock on `var/run/the-venue.lock` keeps a second supervisor away.
 """
 
 import ctypes

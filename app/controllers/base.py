@@ -32,6 +32,7 @@ import jinja2
 from tornado import httputil
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from app.controllers.curves import Curves
 from app.controllers.markets import Markets
 from app.controllers.throttle import Throttle
 from app.controllers.transactions import Transactions
@@ -166,6 +167,7 @@ class Platform:
         self.message_cookie = f"emte_message_{mark}"
         self.transactions = Transactions(database_uri)
         self.markets = Markets(venue_key)
+        self.curves = Curves()
         self.throttle = Throttle()
         self.sign_ups = Throttle(address_limit=SIGN_UPS_AN_ADDRESS)
         self.resets = Throttle(name_limit=LINKS_A_NAME)
@@ -173,6 +175,7 @@ class Platform:
         self.mailing = ThreadPoolExecutor(1, thread_name_prefix="mail")
         self.hashing = ThreadPoolExecutor(2, thread_name_prefix="hashing")
         self.hashes_waiting = 0
+        self._is_closing = False
 
     async def hash(self, work: Callable[[], T]) -> T:
         """The result of work on a password, done in a thread of its own kind."""
@@ -180,9 +183,16 @@ class Platform:
             raise Problem(503, "busy", "Too many people log in at once. Try again", retry_after=2)
         self.hashes_waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.hashing, work)
+            return await asyncio.get_running_loop().run_in_executor(
+                self.hashing, self._unless_closing, work
+            )
         finally:
             self.hashes_waiting -= 1
+
+    def _unless_closing(self, work: Callable[[], T]) -> T:
+        if self._is_closing:
+            raise Problem(503, "busy", "The web server ends. Try again", retry_after=2)
+        return work()
 
     def start_errand(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that the answer must not wait for, nor tell of."""
@@ -194,9 +204,10 @@ class Platform:
         errand.add_done_callback(self.errands.discard)
 
     def close(self) -> None:
-        """End the worker threads; what runs in them is waited for."""
-        self.mailing.shutdown(cancel_futures=True)
-        self.hashing.shutdown(cancel_futures=True)
+        """End the worker threads. Who is being answered by a mail server is not waited for."""
+        self._is_closing = True
+        self.mailing.shutdown(wait=False, cancel_futures=True)
+        self.hashing.shutdown(wait=False)
         self.transactions.close()
 
 

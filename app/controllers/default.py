@@ -4,6 +4,7 @@ Prices and money leave here as decimal text, times as RFC 3339: the JSON of a pa
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from app.controllers import connection, rules
@@ -18,6 +19,7 @@ from app.controllers.base import (
     expose,
 )
 from app.controllers.chart import charted
+from app.controllers.curves import Curves
 from app.controllers.markets import Quote
 from app.controllers.orders import new_order_id, read_doubts
 from app.controllers.portfolio import cash_values
@@ -266,7 +268,8 @@ async def old_trade(request: Request, key: int) -> Result:
 @expose(Audience.TRADERS, view="default/pandl.html", table="rows", columns=TRADE_COLUMNS)
 async def pandl(request: Request, key: int) -> Result:
     """What the trader's trades in one product came to, valued at the last price."""
-    product, (result, last, curve) = await _ask(request, key, _valued_over_time)
+    read = partial(_valued_over_time, curves=request.platform.curves)
+    product, (result, last, curve) = await _ask(request, key, read)
     return {
         "product": product.id,
         "ticker": product.name,
@@ -320,10 +323,17 @@ def _valued(
 
 
 def _valued_over_time(
-    db: DAL, owner: int, product: Product, last: int | None
+    db: DAL, owner: int, product: Product, last: int | None, *, curves: Curves
 ) -> tuple[ProfitAndLoss, int, Curve]:
     result, last = _valued(db, owner, product, last, portfolio.PANDL_ROWS)
-    return result, last, equity.of_product(db, owner, product.name, result)
+    curve = curves.get(
+        owner,
+        product.name,
+        holdings=(result.shares, result.amount_spent),
+        value=result.realised + result.unrealised,
+        draw=lambda: equity.of_product(db, owner, product.name, result),
+    )
+    return result, last, curve
 
 
 def _standing(result: ProfitAndLoss) -> dict[str, Any]:

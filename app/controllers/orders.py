@@ -558,7 +558,7 @@ async def reconcile(platform: Platform) -> None:
     await find_out(
         platform,
         [
-            *await read(intents.unresolved, older_than=now()),
+            *await read(intents.unresolved),
             *await read(intents.unseen, live, older_than=overdue),
         ],
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from app.controllers.base import Audience, Platform, Request, Result, expose
 from app.controllers.chart import charted
+from app.controllers.curves import Curves
 from app.controllers.orders import new_order_id
 from app.models import equity, portfolio
 from app.models import products as catalog
@@ -82,7 +83,8 @@ async def pandl(request: Request) -> Result:
     """What all trades came to: a row for each product that the trader ever traded."""
     lasts = _last_prices(request.platform)
     read = request.platform.transactions.read
-    known, curve = await read(_read_with_curve, request.trader.id, lasts)
+    curves = request.platform.curves
+    known, curve = await read(_read_with_curve, request.trader.id, lasts, curves)
     account = known.account
     return {
         **cash_values(account.cash),
@@ -128,9 +130,19 @@ def _read(db: DAL, owner: int, lasts: dict[str, int]) -> _Known:
     )
 
 
-def _read_with_curve(db: DAL, owner: int, lasts: dict[str, int]) -> tuple[_Known, Curve]:
+def _read_with_curve(
+    db: DAL, owner: int, lasts: dict[str, int], curves: Curves
+) -> tuple[_Known, Curve]:
     known = _read(db, owner, lasts)
-    return known, equity.of_account(db, owner, known.account)
+    account = known.account
+    curve = curves.get(
+        owner,
+        "",
+        holdings=[holding.position for holding in account.holdings],
+        value=account.equity,
+        draw=lambda: equity.of_account(db, owner, account),
+    )
+    return known, curve
 
 
 def _as_of(known: _Known, tickers: set[str]) -> dict[str, int]:

@@ -47,6 +47,9 @@ PAGE_ROWS = 100
 CSV_ROWS = 10_000
 """So many users are on a page of their list, and in its .csv."""
 
+SEARCH_LIMIT = 300
+"""No name is longer."""
+
 USER_COLUMNS = ("username", "first_name", "last_name", "manager", "actual_cash", "created_on")
 
 
@@ -205,6 +208,9 @@ def users(db: DAL, request: Request) -> Result:
     """Who has an account here, for managers, a page at a time: `search` looks for a part of a name,
     `after` is the username at which the page before ended."""
     search = request.query.get("search", "").strip()
+    if len(search) > SEARCH_LIMIT:  # SQLite takes no pattern that is far longer
+        message = f"A search has at most {SEARCH_LIMIT} characters"
+        raise Problem(400, "bad_request", message)
     after = request.query.get("after", "")
     limit = CSV_ROWS if request.wants_csv else PAGE_ROWS
     # One more than is shown tells whether there is another page.

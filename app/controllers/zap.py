@@ -34,15 +34,18 @@ PAST_COLUMNS = ("run", "begun", "ended", "by", "products", "trades")
     Audience.MANAGERS,
     view="default/zap.html",
     methods=("GET", "POST"),
-    fields=("confirm",),
+    fields=("confirm", "run"),
     table="past",
     columns=PAST_COLUMNS,
 )
 async def zap(request: Request) -> Result:
-    """What a new run means, the present and the past ones; POST confirm=zap asks for it."""
+    """What a new run means, the present and the past ones; POST confirm=zap asks for it.
+
+    run: the one that was under way when the form was made; a form that comes late ends no other.
+    """
     errors: dict[str, str] = {}
     if request.method == "POST":
-        error = _ask(request)
+        error = await _ask(request)
         if error is None:
             if request.wants_json:
                 return await _values(request.platform, {})
@@ -52,11 +55,16 @@ async def zap(request: Request) -> Result:
     return Answer(400, values) if errors else values
 
 
-def _ask(request: Request) -> str | None:
+async def _ask(request: Request) -> str | None:
     """Leave the request; None, or a sentence that says why not."""
     if request.form.get("confirm", "") != CONFIRMATION:
         return f"Type the word {CONFIRMATION}, and nothing else"
-    asks = runrequest.Request(by=request.trader.id, name=request.trader.username, asked_on=now())
+    run = (await request.platform.transactions.read(runs.present)).number
+    meant = request.form.get("run", "")
+    if meant not in ("", str(run)):
+        return f"This form was for run {meant[:12]}, which is not under way: nothing was done"
+    by, name = request.trader.id, request.trader.username
+    asks = runrequest.Request(by=by, name=name, run=run, asked_on=now())
     try:
         runrequest.ask(request.platform.var, asks)
     except Ungranted as ungranted:

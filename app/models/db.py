@@ -19,7 +19,9 @@ statement sees what others have committed meanwhile. Reading ones are REPEATABLE
 import fcntl
 import importlib.util
 import logging
+import math
 import os
+import select
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ from matching.exits import ExitCode, Fatal
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock before the database counts as away."""
 
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5.0
 """How long PostgreSQL may take to answer a new connection before it counts as away."""
 
 ATTEMPTS = 5
@@ -56,6 +58,9 @@ _AWAY = frozenset(
 )
 """SQLite's primary codes that speak of the file and its locks, not of the statement."""
 
+
+_LISTEN_SECONDS = 0.1
+"""How often who waits for PostgreSQL looks whether the process is to end."""
 
 _KEEPALIVE = {
     "keepalives_idle": 10,
@@ -77,7 +82,7 @@ _IN_ERROR = 3
 _ROWS_A_STATEMENT = 500
 """So many rows go to PostgreSQL at once."""
 
-_MIGRATION_LOCK = 0x454D5445
+MIGRATION_LOCK = 0x454D5445
 """The number of our advisory lock on PostgreSQL: EMTE."""
 
 T = TypeVar("T")
@@ -112,7 +117,7 @@ def migrate(uri: str, var: Var) -> None:
     """
     # A connection that ends here raises DatabaseAway; pyDAL would log it too, with its traceback.
     logging.getLogger("pyDAL").setLevel(logging.CRITICAL)
-    with (var.run_dir / "migrate.lock").open("ab") as lock:
+    with (var.run_dir / "the-database.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         db = _connect(uri, migrate=True)
         try:
@@ -245,6 +250,24 @@ def close(db: DAL) -> None:
     db._adapter.set_connection(None)
 
 
+def end_waits(*, seconds: float) -> None:
+    """This process is to end: PostgreSQL has so long for what it is asked, then counts as away.
+
+    Signal handlers may call it. What waits for SQLite's locks ends by itself (BUSY_SECONDS).
+    """
+    _waits.end = time.monotonic() + seconds
+
+
+class _Waits:
+    """Until when this process waits for PostgreSQL, by `time.monotonic`."""
+
+    end = math.inf
+
+
+_waits = _Waits()
+"""The only one: how psycopg2 waits is a matter of the process, as its end is."""
+
+
 def now() -> int:
     """Microseconds since 1970."""
     return time.time_ns() // 1000
@@ -267,7 +290,6 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         uri = f"postgres://{account}{':' if without_password else ''}{at}{address}"
         driver_args = {
             "application_name": "emte",
-            "connect_timeout": CONNECT_SECONDS,
             **_KEEPALIVE,
             "options": f"-c lock_timeout={BUSY_SECONDS:g}s",
         }
@@ -276,6 +298,7 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
                 ExitCode.CONFIGURATION,
                 "PostgreSQL needs its driver: pip install 'emte[postgres]'",
             )
+        _wait_with_an_end()
     else:
         raise Fatal(
             ExitCode.CONFIGURATION,
@@ -300,6 +323,25 @@ def _connect(uri: str, *, migrate: bool) -> DAL:
         raise DatabaseAway(lines[-1] if lines else "no answer") from error
 
 
+def _wait_with_an_end() -> None:
+    """Have psycopg2 wait in Python: its own wait lasts until the server answers, if ever."""
+    from psycopg2 import OperationalError, extensions
+
+    events = {extensions.POLL_READ: select.POLLIN, extensions.POLL_WRITE: select.POLLOUT}
+
+    def wait(connection: Any) -> None:
+        is_new = connection.status == extensions.STATUS_SETUP
+        end = time.monotonic() + CONNECT_SECONDS if is_new else math.inf
+        while (state := connection.poll()) != extensions.POLL_OK:
+            poller = select.poll()
+            poller.register(connection.fileno(), events[state])
+            while not poller.poll(_LISTEN_SECONDS * 1000):
+                if time.monotonic() > min(end, _waits.end):
+                    raise OperationalError("PostgreSQL does not answer")
+
+    extensions.set_wait_callback(wait)
+
+
 def _prepare_connection(adapter: Any) -> None:
     if adapter.dbengine != "sqlite":
         return
@@ -315,7 +357,7 @@ def _prepare_connection(adapter: Any) -> None:
 def _await_turn(db: DAL) -> None:
     """Wait for the other machines that migrate now, however many they are."""
     rows(db, "SELECT set_config('lock_timeout', '0', true)")
-    rows(db, "SELECT pg_advisory_xact_lock(?)", _MIGRATION_LOCK)
+    rows(db, "SELECT pg_advisory_xact_lock(?)", MIGRATION_LOCK)
     rows(db, "SELECT set_config('lock_timeout', ?, true)", f"{BUSY_SECONDS:g}s")
 
 

@@ -208,13 +208,14 @@ def unknown(db: DAL, intent: int, *, at: int) -> None:
     _move(db, intent, State.UNKNOWN, at=at)
 
 
-def unresolved(db: DAL, *, older_than: int) -> list[Intent]:
-    """Intents without an outcome that were stored before `older_than` (µs), for the reconciler."""
+def unresolved(db: DAL) -> list[Intent]:
+    """Intents without an outcome, for the reconciler.
+
+    However old: whether they can still arrive, the matching server's clock says and not ours.
+    """
     found = rows(
         db,
-        f"SELECT {_COLUMNS} FROM order_intent WHERE state IN ('reserved', 'unknown')"
-        " AND created_on < ? ORDER BY id",
-        older_than,
+        f"SELECT {_COLUMNS} FROM order_intent WHERE state IN ('reserved', 'unknown') ORDER BY id",
     )
     return [_intent(row) for row in found]
 

@@ -1,7 +1,7 @@
 """The request for a new run and what became of it: how the web app and `serve.py` talk about one.
 
-    ask(var, Request(by=7, name="ada", asked_on=now()))      # Ungranted: nobody could carry it out
-    request = pending(var)                                   # what serve.py or demo.py looks for
+    ask(var, Request(by=7, name="ada", run=3, asked_on=now()))      # Ungranted: nobody is there
+    request = pending(var)                                # what serve.py or demo.py looks for
     report(var, Progress(request, Step.CLOSING, run=3, changed_on=now()))
     finish(var, Progress(request, Step.BEGUN, run=3, changed_on=now()))
 
@@ -26,7 +26,7 @@ from matching.pidfile import read_pid
 SUPERVISORS = ("serve", "demo")
 """The programs that carry requests out, by the names of their pid files."""
 
-LOCK = "serve.lock"
+LOCK = "the-venue.lock"
 """What a supervisor holds in `var/run/` as long as it lives, however it ends (flock)."""
 
 
@@ -44,10 +44,11 @@ class Step(StrEnum):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Who asks for a new run, and when (µs)."""
+    """Who asks for a new run, which one is to end for it, and when (µs)."""
 
     by: int
     name: str
+    run: int
     asked_on: int
 
 
@@ -93,13 +94,16 @@ def ask(var: Var, request: Request) -> None:
     """Leave the request. Ungranted: nobody is there to carry it out, or one is under way."""
     if supervisor(var) is None:
         raise Ungranted("Nobody is there to carry it out: neither serve.py nor the demo runs here")
-    aside = _write_aside(_request_path(var), request)
     try:
-        os.link(aside, _request_path(var))  # of two at once, one finds the other's
+        aside = _write_aside(_request_path(var), request)
+        try:
+            os.link(aside, _request_path(var))  # of two at once, one finds the other's
+        finally:
+            aside.unlink()
     except FileExistsError as error:
         raise Ungranted("A new run is under way already") from error
-    finally:
-        aside.unlink()
+    except OSError as error:
+        raise Ungranted(f"It cannot be asked for: {error.strerror}") from error
 
 
 def pending(var: Var) -> Request | None:
@@ -162,7 +166,11 @@ def _progress_path(var: Var) -> Path:
 
 def _write_aside(path: Path, content: msgspec.Struct) -> Path:
     aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    aside.write_bytes(msgspec.json.encode(content))
+    try:
+        aside.write_bytes(msgspec.json.encode(content))
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     return aside
 
 
@@ -170,5 +178,5 @@ def _read(path: Path, kind: type[T]) -> T | None:
     """What a file holds; None if there is none, or nothing of ours in it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -506,6 +506,8 @@ def test_a_long_list_of_users_is_shown_a_page_at_a_time(
     assert "<script>" not in nobody.text.replace('<script type="module"', "")
     assert "Nobody comes after these" in browser.get(f"{USERS}?after=zzzz").text
     assert browser.get(f"{USERS}?search=nul%00").status == 400
+    assert browser.get(f"{USERS}?search={'a' * 300}").status == 200
+    assert browser.get(f"{USERS}?search={'a' * 50_001}").status == 400, "longer than any name"
 
 
 def test_the_top_right_offers_what_one_may_do(web: Web, trader: User) -> None:

@@ -7,6 +7,8 @@ import socket
 import sqlite3
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -151,6 +153,25 @@ def test_an_order_that_is_on_its_way_is_answered_before_the_server_ends(tmp_path
         assert ended.result() == 0
         assert database.execute(state).fetchall() == [("accepted",)]
         database.close()
+
+
+def test_who_logs_in_as_the_server_ends_is_no_error(tmp_path: Path) -> None:
+    answers: list[int] = []
+    with running(*MODULE, "--port", "0", var=tmp_path) as server, ThreadPoolExecutor(10) as pool:
+        site = SimpleNamespace(port=urlsplit(started(server)).port)
+
+        def log_in(name: str) -> None:
+            form = {"username": name, "password": name}
+            with suppress(OSError, HTTPException):  # the line ends before the answer
+                browser = Browser(site)  # type: ignore[arg-type]
+                answers.append(browser.post("/default/user/login", form).status)
+
+        for number in range(10):
+            pool.submit(log_in, f"nobody{number}")
+        wait_until(lambda: answers, "the first passwords to be hashed")
+        assert server.terminate() == 0
+        assert "Traceback" not in server.output
+    assert len(answers) < 10, "the server ended before it had hashed all"
 
 
 def listens(port: int) -> bool:

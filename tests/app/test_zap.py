@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -81,7 +82,7 @@ def test_nothing_but_the_word_confirms(web: Web, manager: User) -> None:
             assert answer.status == 400, word
             assert answer.json()["errors"]["confirm"] == "Type the word zap, and nothing else"
         assert "Type the word zap, and nothing else" in browser.post(ZAP, {"confirm": "x"}).text
-        assert browser.post(ZAP, {"confirm": "zap", "run": 2}, JSON).error == "bad_request"
+        assert browser.post(ZAP, {"confirm": "zap", "again": 2}, JSON).error == "bad_request"
     assert runrequest.pending(web.var) is None
 
 
@@ -146,6 +147,42 @@ def test_past_runs_are_listed_with_who_ended_them(web: Web, manager: User, away:
         (1, "manager1", 0),
     ]
     assert browser.get(f"{ZAP}.csv").text.startswith("run,begun,ended,by,products,trades\r\n2,")
+
+
+def test_the_form_of_a_run_ends_no_later_one(web: Web, manager: User) -> None:
+    """A phone with a bad line sends a form again, when the run that it was meant for is over."""
+    browser = web.browser(manager)
+    with supervised(web.var):
+        text = browser.get(ZAP).text
+        shown = re.search('name="run" value="([0-9]+)"', text)
+        assert shown is not None
+        form = {"confirm": "zap", "run": shown[1]}
+        assert browser.post(ZAP, form, JSON).status == 200
+        request = runrequest.pending(web.var)
+        assert request is not None
+        assert request.run == int(shown[1])
+        runrequest.forget(web.var)
+        with web.database(write=True) as db:
+            runs.end_run(db, by=manager.id, at=now())
+        for again in (form, {"confirm": "zap", "run": "x"}):
+            answer = browser.post(ZAP, again, JSON)
+            assert answer.status == 400
+            assert "is not under way" in answer.json()["errors"]["confirm"]
+        assert runrequest.pending(web.var) is None
+
+
+def test_on_a_full_disk_nothing_is_asked_for_and_nothing_is_left(web: Web) -> None:
+    asks = runrequest.Request(by=1, name="boss", run=1, asked_on=now())
+    with supervised(web.var):
+        before = set(web.var.run_dir.iterdir())
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            with pytest.raises(runrequest.Ungranted, match="File too large"):
+                runrequest.ask(web.var, asks)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert set(web.var.run_dir.iterdir()) == before
 
 
 def test_a_file_that_holds_no_request_is_none(web: Web, manager: User) -> None:

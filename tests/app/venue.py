@@ -281,14 +281,15 @@ def wait_until_settled(web: Web, ticker: str) -> None:
 
 
 class Wire:
-    """A line between the web server and a matching server that a test can cut.
+    """A line to a server (a matching server, a database) that a test can cut.
 
-    It carries bytes both ways; while `is_deaf`, what the matching server says is lost.
+    It carries bytes both ways; while `is_deaf`, what the server says is lost: so many bytes.
     """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.is_deaf = False
+        self.lost = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ends: list[socket.socket] = []
@@ -317,7 +318,9 @@ class Wire:
     def _carry(self, source: socket.socket, sink: socket.socket, comes_from_server: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if not (comes_from_server and self.is_deaf):
+                if comes_from_server and self.is_deaf:
+                    self.lost += len(data)
+                else:
                     sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -122,9 +122,8 @@ def test_what_a_finger_must_hit_in_the_portfolio_is_44_pixels_high(
         assert small == []
 
 
-def test_a_position_is_flattened_from_the_portfolio_with_and_without_scripts(
-    venue: Venue, market: Market
-) -> None:
+def test_a_position_is_flattened_from_the_portfolio_with_and_without_scripts(venue: Venue) -> None:
+    market = venue.open_market("flat")
     with venue.trader(**PHONE) as trader, venue.trader() as other:
         order(other, market, "sell", "30@70")
         order(trader, market, "buy", "30@70")
@@ -132,26 +131,26 @@ def test_a_position_is_flattened_from_the_portfolio_with_and_without_scripts(
         order(trader, market, "sell", "30@95")
         page = trader.page
         page.goto("/default/positions")
-        row(page, "positions", "pages")
-        page.get_by_role("button", name="Flatten pages").click()
-        question = page.get_by_role("dialog", name="Flatten pages?")
+        row(page, "positions", "flat")
+        page.get_by_role("button", name="Flatten flat").click()
+        question = page.get_by_role("dialog", name="Flatten flat?")
         expect(page.locator("#as-of")).not_to_have_text(page.locator("#as-of").inner_text())
         expect(question).to_be_visible()  # whatever the table has learned meanwhile
         question.get_by_role("button", name="Not now").click()
         expect(question).to_be_hidden()
-        page.get_by_role("button", name="Flatten pages").click()
-        question.get_by_role("button", name="Flatten pages").click()
+        page.get_by_role("button", name="Flatten flat").click()
+        question.get_by_role("button", name="Flatten flat").click()
         expect(page.get_by_role("status")).to_have_text(
-            "1 open order canceled. Sold 20 of 30 pages at 69.00: nobody buys more at present (R2);"
-            " your position of 10 pages is still open"
+            "1 open order canceled. Sold 20 of 30 flat at 69.00: nobody buys more at present (R2);"
+            " your position of 10 flat is still open"
         )
         assert page.url.endswith("/default/positions")
         order(other, market, "buy", "20@69")
         state = trader.context.storage_state()
         with venue.visitor(storage_state=state, java_script_enabled=False) as plain:
             plain.page.goto("/default/positions")
-            plain.page.get_by_role("button", name="Flatten pages").click()
-            plain.page.get_by_role("dialog").get_by_role("button", name="Flatten pages").click()
+            plain.page.get_by_role("button", name="Flatten flat").click()
+            plain.page.get_by_role("dialog").get_by_role("button", name="Flatten flat").click()
             expect(plain.page.get_by_role("status")).to_contain_text("The position is closed")
 
 

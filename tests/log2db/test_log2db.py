@@ -1,17 +1,23 @@
 """`python -m log2db` as a process: it follows, waits, refuses, and never counts twice."""
 
+import itertools
 import random
 import shutil
 import sqlite3
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psycopg2
 import pytest
 
 from app.models import runs
 from app.models.db import DAL, close, insert, rows, transaction
+from log2db.__main__ import Stop
 from log2db.verify import verify
 from matching.config import Var
 from matching.disk import SystemDisk
@@ -442,3 +448,31 @@ def test_the_var_folder_and_the_database_can_be_given_by_flags(
         assert process.wait() == 0
         assert process.output.startswith("OK intc: 1 orders")
     assert not nowhere.root.exists()
+
+
+def test_a_signal_ends_a_wait_wherever_it_comes() -> None:
+    """Its handler runs between any two lines of the wait, in the same thread."""
+
+    def is_heard(line: int) -> bool:
+        stop = Stop()
+        lines = itertools.count()
+
+        def interrupt(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line" and next(lines) == line:
+                sys.settrace(None)
+                stop.set()
+            return interrupt
+
+        def wait() -> None:
+            sys.settrace(interrupt)
+            stop.wait(0.001)
+            sys.settrace(None)
+            heard.append(next(lines) <= line or stop.wait(30))
+
+        heard: list[bool] = []
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        thread.join(5)
+        return heard == [True]
+
+    assert [line for line in range(10) if not is_heard(line)] == []

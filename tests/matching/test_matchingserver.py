@@ -34,6 +34,18 @@ def error_of(body: bytes) -> dict[str, Any]:
 # -- HTTP
 
 
+def test_an_order_that_comes_as_the_server_stops_is_refused_and_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(venue: Venue) -> None:
+        venue.server.is_stopping = True  # as from the signal on until the sockets are closed
+        response = await venue.order(f"7:buy intc 1@50 ts={venue.ts}")
+        assert (response.code, error_of(response.body)["code"]) == (503, "not_ready")
+
+    run(tmp_path, scenario)
+    assert caplog.messages == []
+
+
 def test_a_posted_order_is_answered_with_its_oid_as_in_2010(tmp_path: Path) -> None:
     async def scenario(venue: Venue) -> None:
         for text, answer in (

@@ -104,6 +104,21 @@ def test_each_active_product_is_served_from_the_database(market: Market) -> None
     assert list(market.var.run_dir.glob("*.pid")) == []
 
 
+def test_products_may_be_named_as_the_programs_that_serve_them(market: Market) -> None:
+    """A matching server's lock is `<ticker>.lock` (PROTOCOL §5): no other may be called like it."""
+    named = [market.register(name) for name in ("web", "serve", "migrate")]
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for("web", *(f"match-{product.name}" for product in named))
+        for product in named:
+            market.wait_for_quote(product, 500_000)
+        web = market.pid("web")
+        assert web is not None
+        os.kill(web, signal.SIGKILL)
+        wait_until(lambda: market.pid("web") not in (None, web), "the web server again")
+        assert serve.interrupt() == 0
+        assert "match-web ended" not in serve.output
+
+
 def test_the_venue_follows_its_products(market: Market) -> None:
     with running(*market.command, var=market.var.root) as serve:
         market.wait_for("web")

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -16,11 +18,12 @@ from app.models.db import close, now, rows, transaction
 from app.models.products import Product
 from app.models.runrequest import Progress, Request, Step
 from log2db.verify import verify
-from matching.client import Away, query
+from matching.client import ANSWER_SECONDS, Away, query
 from matching.config import Var
 from matching.disk import SystemDisk
 from matching.exits import ExitCode, Fatal
 from matching.journal import durable_path, read_header
+from matching.order import Phase
 from scripts import newrun
 from scripts.newrun import NotDone
 from tests.database import add_user, make_database, make_var, only_sqlite
@@ -243,6 +246,19 @@ def test_a_journal_that_somebody_works_on_is_not_moved_from_under_them(
     assert newrun.put_away(var, db) == ["intc"]
 
 
+def test_who_is_ending_may_hold_a_journal_a_moment_longer(var: Var, db: DAL) -> None:
+    """The kernel takes a killed process's name first, and its locks after that."""
+    trade(var)
+    for _ in newrun._settle("intc", var, db):
+        pass
+    with transaction(db, write=True):
+        runs.end_run(db, by=0, at=now())
+    release = threading.Timer(0.05, SystemDisk().lock(var.lock_file("intc")).release)
+    release.start()
+    assert newrun.put_away(var, db) == ["intc"]
+    release.join()
+
+
 def test_what_a_killed_one_left_of_trying_the_folder_is_not_in_the_way(var: Var, db: DAL) -> None:
     trade(var)
     var.run_folder(1).mkdir(parents=True)
@@ -259,7 +275,7 @@ def test_what_became_of_a_request_does_not_hang_on_the_clock(
 ) -> None:
     """It is set back by an hour between the request and the end of the run."""
     trade(var)
-    request = Request(by=1, name="boss", asked_on=now() + 3_600_000_000)
+    request = Request(by=1, name="boss", run=1, asked_on=now() + 3_600_000_000)
     (var.run_dir / "newrun.request").write_bytes(msgspec.json.encode(request))
     if step is not None:
         runrequest.report(var, Progress(request, step, 1, now()))
@@ -337,8 +353,8 @@ def market(tmp_path: Path) -> Iterator[Market]:
     wait_until(lambda: processes_of(market.var.root) == {}, "the end of every process")
 
 
-def ask(market: Market) -> Request:
-    request = Request(by=market.manager.id, name="boss", asked_on=now())
+def ask(market: Market, *, run: int = 1) -> Request:
+    request = Request(by=market.manager.id, name="boss", run=run, asked_on=now())
     wait_until(lambda: runrequest.supervisor(market.var), "the supervisor")
     runrequest.ask(market.var, request)
     return request
@@ -374,6 +390,8 @@ def test_a_manager_begins_a_new_run_and_the_web_app_stays_up(market: Market) -> 
         assert before.lineage != after.lineage
         past = market.var.run_journal_file(1, "intc").read_text()
         assert " phase closed " in past
+        step, reason = outcome(market, ask(market, run=1))
+        assert (step, reason) == (Step.FAILED, "run 1 has ended already")
         market.trade(intc)
         wait_until(lambda: _trades(market) == 1, "the trade of the new run in the database")
         assert serve.interrupt() == 0
@@ -406,6 +424,71 @@ def _phase(product: Product) -> str:
     with suppress(Away):
         return str(asyncio.run(query(f"{product.post_url}query"))["phase"])
     return "away"
+
+
+def test_a_venue_that_is_to_stop_does_not_wait_for_a_market_that_is_to_close(
+    market: Market,
+) -> None:
+    intc = market.register("intc")
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for_quote(intc, 500_000)
+        server = market.pid("match-intc")
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        request = ask(market)
+        serve.wait_for_line("boss asks for a new run$")
+        os.kill(serve.pid, signal.SIGTERM)
+        wait_until(
+            lambda: "no new run: the venue was stopped meanwhile" in serve.output,
+            "the end of the new run",
+            patience_seconds=ANSWER_SECONDS / 2,
+        )
+        os.kill(server, signal.SIGCONT)
+        assert serve.wait() == 0
+        assert "Traceback" not in serve.output
+    assert outcome(market, request)[0] is Step.FAILED
+
+
+def test_where_nothing_can_be_said_of_a_new_run_none_is_begun(market: Market) -> None:
+    """As on a full disk: who was killed then could not reopen the markets."""
+    intc = market.register("intc")
+    with running(*market.command, var=market.var.root) as serve:
+        market.wait_for_quote(intc, 500_000)
+        (market.var.run_dir / "newrun.progress").mkdir()  # no file can take its place
+        ask(market)
+        wait_until(lambda: runrequest.pending(market.var) is None, "room for the next request")
+        assert _phase(intc) == "continuous"
+        assert serve.interrupt() == 0
+        assert f"no new run: cannot write to {market.var.run_dir}" in serve.output
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"ticker": "intc"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_answers_like_no_matching_server_is_not_asked_to_close(market: Market) -> None:
+    intc = market.register("intc")
+    phases: list[dict[str, Phase]] = []
+
+    def ask_for_phases() -> Iterator[None]:
+        phases.append((yield from newrun._open_phases([intc])))
+
+    with HTTPServer(("127.0.0.1", intc.port), _Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for _ in ask_for_phases():
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
+    assert phases == [{}]
 
 
 @pytest.mark.parametrize("moment", [Step.SETTLING, Step.STARTING])
