@@ -6,8 +6,11 @@ have their commands laid out in memory alike, and then answers, a JSON value a l
 
     tape    run the operations on a new engine: the trades' number, volume, notional and crc32
     time    run the operations on a new engine: the seconds of processor time they took
+    p99     run the operations on a new engine: the microseconds that all but one in 100 kept below
+    memory  fill a new engine's book: the bytes that it then holds for each order of the filling
 
-Garbage collection is off while operations run. The orders that first fill the book are not timed.
+Garbage collection is off while operations run. The orders that first fill the book are not timed,
+and the commands themselves, laid out before, are not counted as memory.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import gc
 import json
 import struct
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,6 +35,12 @@ class Contender(Protocol):
     def seconds(self) -> float:
         """What the operations take on a new engine whose book has been filled."""
 
+    def p99(self) -> float:
+        """The microseconds below which 99 in 100 of them stay, by the clock."""
+
+    def fill(self) -> object:
+        """A new engine whose book has been filled."""
+
     def fills(self) -> Iterable[Fill]:
         """The operations' trades on such an engine."""
 
@@ -46,6 +56,8 @@ def obey(prepare: Callable[[list[Command], list[Command]], Contender]) -> None:
     answers: dict[str, Callable[[], object]] = {
         "tape": lambda: tape(contender.fills()),
         "time": lambda: _without_collection(contender.seconds),
+        "p99": lambda: _without_collection(contender.p99),
+        "memory": lambda: _bytes_of(contender.fill) / max(1, arguments.filling),
     }
     for line in sys.stdin:
         print(json.dumps(answers[line.strip()]()), flush=True)
@@ -67,6 +79,29 @@ def tape(fills: Iterable[Fill]) -> dict[str, int]:
         notional += price * quantity
         checksum = zlib.crc32(struct.pack("<4q", *fill), checksum)
     return {"trades": trades, "volume": volume, "notional": notional, "crc32": checksum}
+
+
+def percentile_99(nanoseconds: list[int]) -> float:
+    """Of times in nanoseconds, in microseconds.
+
+    >>> percentile_99(list(range(1000, 101_000, 1000)))
+    99.0
+    """
+    ordered = sorted(nanoseconds)
+    return ordered[max(0, len(ordered) * 99 // 100 - 1)] / 1_000
+
+
+def _bytes_of(build: Callable[[], object]) -> int:
+    """What an object holds, as Python's allocator sees it."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = build()
+        held, _ = tracemalloc.get_traced_memory()
+        del kept
+        return held
+    finally:
+        tracemalloc.stop()
 
 
 def _without_collection(measure: Callable[[], float]) -> float:

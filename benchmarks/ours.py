@@ -6,7 +6,7 @@ Timed is `apply(command, at)` for each prepared command and its time, its events
 import time
 from collections.abc import Iterator
 
-from benchmarks.contender import Fill, obey
+from benchmarks.contender import Fill, obey, percentile_99
 from benchmarks.workload import TICK, TICKER
 from matching.engine import Engine
 from matching.events import Trade
@@ -19,14 +19,23 @@ class Ours:
         self._prepared = [(command, at) for at, command in enumerate(commands)]
 
     def seconds(self) -> float:
-        apply = self._filled_engine().apply
+        apply = self.fill().apply
         start = time.process_time()
         for command, at in self._prepared:
             apply(command, at)
         return time.process_time() - start
 
+    def p99(self) -> float:
+        apply, clock = self.fill().apply, time.perf_counter_ns
+        taken = []
+        for command, at in self._prepared:
+            start = clock()
+            apply(command, at)
+            taken.append(clock() - start)
+        return percentile_99(taken)
+
     def fills(self) -> Iterator[Fill]:
-        engine = self._filled_engine()
+        engine = self.fill()
         for command, at in self._prepared:
             for event in engine.apply(command, at):
                 if isinstance(event, Trade):
@@ -36,7 +45,7 @@ class Ours:
                     yield maker, taker, event.price, event.quantity
         engine.check()
 
-    def _filled_engine(self) -> Engine:
+    def fill(self) -> Engine:
         engine = Engine(TICKER, tick=TICK)
         for command in self._filling:
             engine.apply(command, at=0)

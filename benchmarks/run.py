@@ -108,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ours = stack.enter_context(contestant(Path(sys.executable), "ours.py", file, filling))
         if options.ours:
             print(_trades(ours.ask("tape")))
-            print(_rate("EMTE", operations, [_seconds(ours) for _ in range(pairs)]))
+            print(_rate("EMTE", operations, [_number(ours, "time") for _ in range(pairs)]))
             return
         yardstick = stack.enter_context(contestant(BENCH_PYTHON, "yardstick.py", file, filling))
         compare(ours, yardstick, operations=operations, pairs=pairs)
 
 
 def compare(ours: Contestant, yardstick: Contestant, *, operations: int, pairs: int) -> None:
-    """Print both engines' rates and their ratio; Fatal if their trades differ."""
+    """Print both engines' rates, p99 and memory, and their ratios; Fatal if their trades differ."""
     tape = ours.ask("tape")
     other_tape = yardstick.ask("tape")
     if tape != other_tape:
@@ -127,13 +127,25 @@ def compare(ours: Contestant, yardstick: Contestant, *, operations: int, pairs: 
     print(
         "       both in CPython, processor time, garbage collection off, in turn; not the filling"
     )
-    times = [(_seconds(ours), _seconds(yardstick)) for _ in range(pairs)]
+    times = [(_number(ours, "time"), _number(yardstick, "time")) for _ in range(pairs)]
+    slowest = [(_number(ours, "p99"), _number(yardstick, "p99")) for _ in range(pairs)]
+    held = (_number(ours, "memory"), _number(yardstick, "memory"))
     print(_rate("EMTE", operations, [our_time for our_time, _ in times]))
     print(_rate(YARDSTICK, operations, [their_time for _, their_time in times]))
     ratios = sorted(their_time / our_time for our_time, their_time in times)
     print(
         f"{'EMTE is':24} {statistics.median(ratios):9.2f} times as fast"
         f"   ({pairs} pairs: {ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+    ratios = sorted(our_time / their_time for our_time, their_time in slowest)
+    print(
+        f"{'p99 of an operation':24} {statistics.median(ratios):9.2f} times the other's"
+        f" ({ratios[0]:.2f} to {ratios[-1]:.2f}); EMTE"
+        f" {statistics.median(our_time for our_time, _ in slowest):.1f} µs"
+    )
+    print(
+        f"{'memory of an order':24} {held[0] / held[1]:9.2f} times the other's"
+        f" (EMTE {held[0]:.0f} bytes beside its command, the other {held[1]:.0f})"
     )
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
 
@@ -180,10 +192,10 @@ def _mend_type_statements() -> None:
     assert mended == 2, f"{YARDSTICK} has {mended} type statements, not 2"
 
 
-def _seconds(contender: Contestant) -> float:
-    seconds = contender.ask("time")
-    assert isinstance(seconds, float)
-    return seconds
+def _number(contender: Contestant, question: str) -> float:
+    answer = contender.ask(question)
+    assert isinstance(answer, float)
+    return answer
 
 
 def _rate(name: str, operations: int, seconds: list[float]) -> str:

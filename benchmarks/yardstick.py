@@ -12,7 +12,7 @@ from matching_engine import CancelOrder, NewOrder, OrderType, SequencedCommand, 
 from matching_engine.engine import MatchingEngine
 from matching_engine.events import Trade
 
-from benchmarks.contender import Fill, obey
+from benchmarks.contender import Fill, obey, percentile_99
 from matching import order as emte
 
 
@@ -38,20 +38,29 @@ class Yardstick:
         return SequencedCommand(self._seq, self._seq, order)
 
     def seconds(self) -> float:
-        process = self._filled_engine().process
+        process = self.fill().process
         start = time.process_time()
         for sequenced in self._prepared:
             process(sequenced)
         return time.process_time() - start
 
+    def p99(self) -> float:
+        process, clock = self.fill().process, time.perf_counter_ns
+        taken = []
+        for sequenced in self._prepared:
+            start = clock()
+            process(sequenced)
+            taken.append(clock() - start)
+        return percentile_99(taken)
+
     def fills(self) -> Iterator[Fill]:
-        engine = self._filled_engine()
+        engine = self.fill()
         for sequenced in self._prepared:
             for event in engine.process(sequenced):
                 if isinstance(event, Trade):
                     yield event.maker_order_id, event.taker_order_id, event.price, event.qty
 
-    def _filled_engine(self) -> MatchingEngine:
+    def fill(self) -> MatchingEngine:
         engine = MatchingEngine()
         for sequenced in self._filling:
             engine.process(sequenced)
