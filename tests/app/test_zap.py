@@ -215,8 +215,9 @@ def test_browsers_are_greeted_again_when_a_market_begins_anew(
                 )
                 assert hello["lineage"] != first["lineage"]
                 assert "nonce" not in hello
-                kinds = [message["type"] for message in watch.heard[before:]]
-                assert kinds.index("hello") < kinds.index("snapshot") < kinds.index("orders")
+                heard = enumerate(watch.heard[before:])
+                newest = {message["type"]: place for place, message in heard}
+                assert newest["hello"] < newest["snapshot"] < newest["orders"]
                 assert (snapshot["bids"], orders["orders"]) == ([], [])
 
     with running_match(web.var, ticker, port) as server:
