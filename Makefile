@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process per core: most tests wait for others. A file's tests share their servers, so it stays together.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: demo test check nightly bench soak stop clean
 
@@ -9,13 +11,13 @@ demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
 
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy matching robot log2db app scripts
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(ARGS)
 
 # The engine against the reference engine, on many more streams of commands than a test run has time for.
 nightly: export EMTE_STREAMS ?= 10000

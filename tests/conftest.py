@@ -1,11 +1,13 @@
 """What every test runs under: nobody's environment, and a log that stays free of errors."""
 
 import logging
+import math
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from app.models import db
 from tests.database import DATABASES, drop_databases, own_database
 
 settings.register_profile("emte", deadline=None, print_blob=True)
@@ -27,6 +29,12 @@ class _ErrorLog(logging.Handler):
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EMTE_VAR", "EMTE_DATABASE", "EMTE_HMAC_KEY", "EMTE_SMTP_HOST", "EMTE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _waits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ends ends its process's waits for PostgreSQL; here the process goes on."""
+    monkeypatch.setattr(db._waits, "end", math.inf)
 
 
 @pytest.fixture(scope="session", autouse=True)

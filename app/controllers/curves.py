@@ -51,13 +51,19 @@ class Curves:
         curve = draw()
         if len(self._kept) >= KEPT:
             self._kept.clear()
-        self._kept[key] = _Kept(holdings, time.monotonic() + KEPT_SECONDS, curve)
+        if _spans_time(curve):
+            self._kept[key] = _Kept(holdings, time.monotonic() + KEPT_SECONDS, curve)
         return curve
+
+
+def _spans_time(curve: Curve) -> bool:
+    """Whether there is something to keep: just after the first trade there is but one moment."""
+    return bool(curve.points) and curve.points[0].time < curve.points[-1].time
 
 
 def _ended(curve: Curve, value: int) -> Curve:
     points = curve.points
-    if not points or points[-1].value == value:
+    if points[-1].value == value:
         return curve
     end = Point(max(now(), points[-1].time), value)
     return msgspec.structs.replace(curve, points=[*points, end])

@@ -68,8 +68,14 @@ def test_no_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.drawn == 4
 
 
-def test_a_trader_without_trades_has_an_empty_curve() -> None:
-    curves = Curves()
+@pytest.mark.parametrize("points", [[], [Point(1, 100), Point(1, 90)]])
+def test_what_spans_no_time_yet_is_not_kept(points: list[Point]) -> None:
+    curves, drawn = Curves(), []
+
+    def draw() -> Curve:
+        drawn.append(points)
+        return Curve(points, is_whole=True)
+
     for _ in range(2):
-        nothing = curves.get(7, "", holdings=(), value=0, draw=lambda: Curve([], is_whole=True))
-        assert nothing.points == []
+        assert curves.get(7, "", holdings=(), value=90, draw=draw).points == points
+    assert len(drawn) == 2

@@ -208,15 +208,16 @@ def test_browsers_are_greeted_again_when_a_market_begins_anew(
             await watch.until("upstream", lambda message: message["state"] == "away")
             for path in web.var.journal_dir.glob(f"{ticker}.*"):
                 path.unlink()
-            watch.taken = len(watch.heard)
+            before = watch.taken = len(watch.heard)
             with running_match(web.var, ticker, port):
                 hello, snapshot, orders, _ = await watch.newest(
                     "hello", "snapshot", "orders", "upstream"
                 )
                 assert hello["lineage"] != first["lineage"]
                 assert "nonce" not in hello
-                kinds = [message["type"] for message in watch.heard[watch.taken - 4 :]]
-                assert kinds.index("hello") < kinds.index("snapshot") < kinds.index("orders")
+                heard = enumerate(watch.heard[before:])
+                newest = {message["type"]: place for place, message in heard}
+                assert newest["hello"] < newest["snapshot"] < newest["orders"]
                 assert (snapshot["bids"], orders["orders"]) == ([], [])
 
     with running_match(web.var, ticker, port) as server:
