@@ -50,8 +50,13 @@ def _sentence(answer: dict[str, Any]) -> str:
 async def _amend(request: Request) -> Answer:
     orders.require_owner(request)
     market = orders.market_of(request)
-    oid, change = _read(request.form)
-    return await _reserve_and_send(request.platform, market, request.trader.id, oid, change)
+    (oid, change), owner = _read(request.form), request.trader.id
+    orders.leave_room_for_others(request.platform, owner)
+    market.being_amended.append(owner)
+    try:
+        return await _reserve_and_send(request.platform, market, owner, oid, change)
+    finally:
+        market.being_amended.remove(owner)
 
 
 def _read(form: Mapping[str, str]) -> tuple[int, Change]:
