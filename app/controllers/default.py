@@ -252,6 +252,7 @@ def trade(db: DAL, request: Request, key: int) -> Result:
         "quote": _quote(quote),
         "phase": _state(product, quote),
         "indicative": market.feed.indicative if market else None,
+        "rules": rules.in_words(rules.in_force(request.platform, product)),
         **_standing(standing),
         "profit": format_price(standing.realised + standing.unrealised),
     }
