@@ -50,8 +50,13 @@ def _sentence(answer: dict[str, Any]) -> str:
 async def _amend(request: Request) -> Answer:
     orders.require_owner(request)
     market = orders.market_of(request)
-    oid, change = _read(request.form)
-    return await _reserve_and_send(request.platform, market, request.trader.id, oid, change)
+    (oid, change), owner = _read(request.form), request.trader.id
+    orders.leave_room_for_others(request.platform, owner)
+    market.being_amended.append(owner)
+    try:
+        return await _reserve_and_send(request.platform, market, owner, oid, change)
+    finally:
+        market.being_amended.remove(owner)
 
 
 def _read(form: Mapping[str, str]) -> tuple[int, Change]:
@@ -167,23 +172,25 @@ async def _note(
 async def reconcile(platform: Platform) -> None:
     """Find out by which record amends are in whose answers were lost, if they are in at all.
 
-    Once no matching server would take the command any more, that is the present record of any.
+    Once no matching server would take the command any more, that is the present record of any. One
+    that was in a journal which is no more is forgotten.
     """
+    write = platform.transactions.write
     for amend in await platform.transactions.read(amends.unsettled, older_than=now()):
         market = platform.markets.find(amend.ticker)
-        if market is None or not market.can_trade:
+        hello = market.trading.hello if market is not None and market.can_trade else None
+        if market is None or hello is None:
             continue
-        if not amend.can_still_arrive(server_ms=market.trading.clock.now_ms()):
+        if hello["lineage"] != amend.lineage:
+            await write(amends.dropped_if_lost, amend.id, lineage=hello["lineage"])
+        elif not amend.seq and not amend.can_still_arrive(server_ms=market.trading.clock.now_ms()):
             seq = await _present_record(market, amend)
             if seq is not None:
-                await platform.transactions.write(amends.settled_by, amend.id, seq=seq)
+                await write(amends.settled_by, amend.id, seq=seq)
 
 
 async def _present_record(market: Market, amend: Unsettled) -> int | None:
-    """The newest durable record of the journal that the amend was meant for; None: ask again."""
-    hello = market.trading.hello
-    if hello is None or hello["lineage"] != amend.lineage:
-        return None
+    """The newest durable record of the amend's journal; None: ask again."""
     try:
         return int((await market.trading.find(oid=amend.oid, owner=amend.owner))["seq"])
     except Refused as refused:

@@ -253,6 +253,8 @@ def trade(db: DAL, request: Request, key: int) -> Result:
         "order_id": new_order_id(),
         "quote": _quote(quote),
         "phase": _state(product, quote),
+        "indicative": market.feed.indicative if market else None,
+        "rules": rules.in_words(rules.in_force(request.platform, product)),
         **_standing(standing),
         "profit": format_price(standing.realised + standing.unrealised),
     }
@@ -366,6 +368,9 @@ def _open_order(order: OpenOrder) -> dict[str, Any]:
         "filled": order.filled,
         "price": format_price(order.price) if order.price else None,
         "stop": format_price(order.stop) if order.stop else None,
+        "tif": order.tif,
+        "post": order.post,
+        "peak": order.peak,
     }
 
 

@@ -84,6 +84,8 @@ class Market:
         """Orders on their way, by owner and request, with what their forms will be answered."""
         self.being_told = asyncio.Lock()
         """Held while the matching server is told the market's rules."""
+        self.being_amended: list[int] = []
+        """The owners of amends on their way."""
         self.being_flattened: dict[tuple[int, str], asyncio.Future[Any]] = {}
         """Positions that are being closed, by owner and id of the order that is to close them."""
         self._watching = Client(

@@ -53,7 +53,7 @@ from matching.order import (
 RECONCILE_SECONDS = 5.0
 
 ORDERS_AT_ONCE = 20
-"""So many orders of one trader may be on their way; a browser has six lines to a host."""
+"""So many orders and amends of one trader may be on their way; a browser has six lines."""
 
 ORDER_FIELDS = (
     "type",
@@ -219,18 +219,21 @@ async def _place(request: Request) -> Answer:
     market = market_of(request)
     owner, wanted = request.trader.id, read_order(request.form)
     if (owner, wanted) not in market.being_sent:
-        _leave_room_for_others(request.platform, owner)
+        leave_room_for_others(request.platform, owner)
     return await send_once(request.platform, market, owner, wanted)
 
 
-def _leave_room_for_others(platform: Platform, owner: int) -> None:
-    """Problem for who has many orders on their way: each waits for the database's one writer.
+def leave_room_for_others(platform: Platform, owner: int) -> None:
+    """Problem for who has many orders or amends on their way: each waits for the one writer.
 
     Counted neither by address, which a hall of students may share, nor by time: orders that come
     one after another hold nobody up.
     """
-    senders = (sender for market in platform.markets for sender, _ in market.being_sent)
-    if sum(sender == owner for sender in senders) >= ORDERS_AT_ONCE:
+    under_way = 0
+    for market in platform.markets:
+        under_way += sum(sender == owner for sender, _ in market.being_sent)
+        under_way += market.being_amended.count(owner)
+    if under_way >= ORDERS_AT_ONCE:
         message = (
             f"{ORDERS_AT_ONCE} orders of yours are on their way already; this one was not sent"
         )

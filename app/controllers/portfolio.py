@@ -194,4 +194,7 @@ def _order_row(known: _Known, order: OpenOrder) -> dict[str, Any]:
         "filled": order.filled,
         "price": format_price(order.price) if order.price else None,
         "stop": format_price(order.stop) if order.stop else None,
+        "tif": order.tif,
+        "post": order.post,
+        "peak": order.peak,
     }

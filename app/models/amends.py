@@ -54,7 +54,10 @@ class Amending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unsettled(msgspec.Struct, frozen=True):
-    """An amend of which nobody knows yet by which record it is in, if it is in."""
+    """An amend of which nobody knows yet by which record it is in, if it is in (`seq` 0).
+
+    Or of which that is known, but not whether its journal will ever be followed.
+    """
 
     id: int
     owner: int
@@ -62,6 +65,7 @@ class Unsettled(msgspec.Struct, frozen=True):
     lineage: str
     oid: int
     ts: int
+    seq: int
 
     def can_still_arrive(self, *, server_ms: int) -> bool:
         """Whether a matching server whose clock shows `server_ms` would still take the command."""
@@ -150,16 +154,34 @@ def dropped(db: DAL, amend: int) -> None:
 def unsettled(db: DAL, *, older_than: int) -> list[Unsettled]:
     """Amends without an answer that were stored before `older_than` (µs), for the reconciler.
 
-    None of a journal that is closed: it will never say more, and what was open in it is over.
+    And those in a journal that the database has not begun to follow: it may never. None in one that
+    is closed: it will never say more, and what was open in it is over.
     """
     found = rows(
         db,
-        "SELECT a.id, a.owner, a.ticker, a.lineage, a.oid, a.ts FROM amend_intent a"
+        "SELECT a.id, a.owner, a.ticker, a.lineage, a.oid, a.ts, a.seq FROM amend_intent a"
         " LEFT JOIN log_position l ON l.ticker = a.ticker AND l.lineage = a.lineage"
-        " WHERE a.seq = 0 AND a.created_on < ? AND COALESCE(l.closed, 'F') = 'F' ORDER BY a.id",
+        " WHERE a.created_on < ? AND (l.closed IS NULL OR (l.closed = 'F' AND a.seq = 0))"
+        " ORDER BY a.id",
         older_than,
     )
     return [Unsettled(*row) for row in found]
+
+
+def dropped_if_lost(db: DAL, amend: int, *, lineage: str) -> None:
+    """The ticker's matching server has another journal, `lineage`.
+
+    If that is the one that the database follows, then the amend's own was lost, its orders with it.
+    """
+    execute(
+        db,
+        "DELETE FROM amend_intent WHERE id = ? AND lineage <> ? AND EXISTS"
+        " (SELECT 1 FROM log_position l WHERE l.ticker = amend_intent.ticker AND l.lineage = ?"
+        " AND l.closed = 'F')",
+        amend,
+        lineage,
+        lineage,
+    )
 
 
 def _command(owner: int, product: Product, order: Order, change: Change, *, ts: int) -> Amend:

@@ -106,7 +106,10 @@ class Working(msgspec.Struct, frozen=True):
 
 
 class OpenOrder(msgspec.Struct, frozen=True):
-    """An order as the database shows it; price 0: market, stop 0: none; created_on in µs."""
+    """An order as the database shows it; created_on in µs.
+
+    Price 0: market, stop 0: none, peak 0: all of it is shown.
+    """
 
     ticker: str
     oid: int
@@ -116,8 +119,11 @@ class OpenOrder(msgspec.Struct, frozen=True):
     filled: int
     price: int
     stop: int
+    tif: str
+    peak: int
     status: str
     created_on: int
+    post: bool
 
 
 class TradeRow(msgspec.Struct, frozen=True):
@@ -433,13 +439,17 @@ def open_orders(db: DAL, owner: int, ticker: str | None = None) -> list[OpenOrde
     found = rows(
         db,
         "SELECT o.ticker, o.oid, o.client_id, o.buy_sell, o.quantity, o.filled, o.price,"
-        " o.stop_price, o.status, o.created_on FROM buy_sell_order o"
+        " o.stop_price, o.tif, o.peak, o.status, o.created_on, o.post FROM buy_sell_order o"
         " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
         f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
         " ORDER BY o.ticker, o.oid",
         owner,
     )
-    return [OpenOrder(*row) for row in found if ticker is None or row[0] == ticker]
+    return [
+        msgspec.structs.replace(OpenOrder(*row), post=row[-1] == "T")
+        for row in found
+        if ticker is None or row[0] == ticker
+    ]
 
 
 def pandl(

@@ -102,6 +102,7 @@ def end_run(db: DAL, *, by: int, at: int) -> Run:
 
     Intents that never became an order are given up and their cash is free: the servers that could
     have taken them are down. One that a new server takes nevertheless counts again from then on.
+    Amends are of orders that have ended.
     """
     # In the order in which log2db and a registration come by these tables.
     for table in ("run", "log_position", "position"):
@@ -116,6 +117,7 @@ def end_run(db: DAL, *, by: int, at: int) -> Run:
         f" (SELECT i.id FROM order_intent i WHERE i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW})",
         at,
     )
+    execute(db, "DELETE FROM amend_intent")
     insert(
         db,
         "run",

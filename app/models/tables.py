@@ -39,7 +39,6 @@ INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS intent_id ON order_intent (owner, ticker, client_id)",
     "CREATE INDEX IF NOT EXISTS intent_state ON order_intent (state, owner)",
     "CREATE INDEX IF NOT EXISTS amend_owner ON amend_intent (owner)",
-    "CREATE INDEX IF NOT EXISTS amend_open ON amend_intent (created_on) WHERE seq = 0",
     "CREATE INDEX IF NOT EXISTS ledger_owner ON ledger (owner)",
     "CREATE UNIQUE INDEX IF NOT EXISTS limit_of ON product_limit (product, owner, name)",
     "CREATE INDEX IF NOT EXISTS log_run ON log_position (run) WHERE run > 0",

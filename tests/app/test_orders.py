@@ -142,6 +142,8 @@ def test_one_trader_leaves_room_for_the_orders_of_others(
             one_more = order(buyer, 99)
             assert (one_more.status, one_more.error) == (429, "throttled")
             assert one_more.headers["retry-after"] == "1"
+            change = {"product": product.id, "oid": 1, "quantity": 1}
+            assert web.browser(buyer).post("/default/amend", change, JSON).status == 429
             sent_again, of_another = pool.submit(order, buyer, 0), pool.submit(order, seller, 0)
             wait_until(lambda: len(market.being_sent) == len(first) + 1, "the other trader's order")
         finally:

@@ -90,7 +90,8 @@ def test_a_new_journal_is_told_what_differs_from_its_own_rules(
             "collar 5 % · band 20 % · maker fee 0 bp, taker fee 0.5 bp"
             " · at most 500 shares an order"
         )
-        assert row["rules"] in browser.get("/default/products").text
+        for page in ("/default/products", f"/default/trade/{product.id}"):
+            assert row["rules"] in browser.get(page).text
 
 
 def test_a_restarted_server_knows_its_rules_and_is_told_nothing(

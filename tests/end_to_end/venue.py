@@ -93,6 +93,8 @@ class Venue:
             page.get_by_label("Unit price").fill("100.00")
             page.get_by_label("Tick").fill(tick)
             page.get_by_label("Port").fill(str(port))
+            for percent in ("Collar, %", "Band, %"):  # tests trade at any price
+                page.get_by_label(percent).fill("0")
             page.get_by_role("button", name="Register").click()
             page.wait_for_url("**/default/edit_product/*")
             product = int(urlsplit(page.url).path.rpartition("/")[2])

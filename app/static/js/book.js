@@ -1,4 +1,5 @@
-// The public state of one product: price levels, the last 50 trades, phase and last price.
+// The public state of one product: price levels, the last 50 trades, phase, last price, and what an
+// auction would trade at.
 //
 // It is built from a snapshot and the updates after it. Every update names the seq that it follows
 // (`prev`); one that does not follow what is here is refused, and the book must be asked for anew.
@@ -15,6 +16,7 @@ export class Book {
   phase = "";
   last = null;
   reference = null;
+  indicative = null; // { price, volume, surplus } of an auction (surplus > 0: left to buy), or null
   trades = []; // oldest first: { tid, time, price, quantity, taker }
 
   get ready() {
@@ -26,6 +28,11 @@ export class Book {
     return this.last ?? this.reference;
   }
 
+  /** Orders are collected: a buy may stand above a sell, until they all trade at one price (R10). */
+  get inAuction() {
+    return this.phase === "auction";
+  }
+
   drop() {
     this.seq = null;
   }
@@ -34,6 +41,7 @@ export class Book {
     this.#levels = { buy: new Map(), sell: new Map() };
     this.trades = [];
     this.last = null;
+    this.indicative = null;
     this.reference = parsePrice(snapshot.reference);
     this.#take(snapshot);
   }
@@ -79,6 +87,7 @@ export class Book {
     this.seq = message.seq;
     if (message.phase) this.phase = message.phase;
     if (message.last) this.last = parsePrice(message.last);
+    if (message.indicative !== undefined) this.indicative = indicativeOf(message.indicative);
     this.#change("buy", message.bids ?? []);
     this.#change("sell", message.asks ?? []);
     const newest = this.trades.at(-1)?.tid ?? 0;
@@ -97,4 +106,8 @@ export class Book {
     }
     this.#sorted[side] = null;
   }
+}
+
+function indicativeOf(data) {
+  return data && { ...data, price: parsePrice(data.price) };
 }

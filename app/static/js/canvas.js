@@ -5,7 +5,7 @@
 // them the cumulative depth, circles the last 50 matches, outlined bars the trader's own orders with
 // their marks on the axis.
 
-import { drawAim, drawMarkHint } from "./crosshair.js";
+import { drawAim, drawDragged, drawMarkHint } from "./crosshair.js";
 import { drawHistory } from "./history.js";
 import { lookOf } from "./look.js";
 import { drawPlot } from "./plot.js";
@@ -35,6 +35,9 @@ export class Canvas {
   /** The mark that the pointer is over, or null. */
   hovered = null;
 
+  /** The own order whose mark is being dragged, and to which price, { order, price }, or null. */
+  dragged = null;
+
   /** What the last frames cost, in milliseconds, for whoever measures. */
   frames = { plot: [], overlay: [], history: [] };
 
@@ -62,6 +65,12 @@ export class Canvas {
   touch(...layers) {
     for (const layer of layers) this.#dirty.add(layer);
     this.#schedule();
+  }
+
+  drag(dragged) {
+    if (dragged === null && this.dragged === null) return;
+    this.dragged = dragged;
+    this.touch("overlay");
   }
 
   /** The market changed: follow it and draw it. */
@@ -150,11 +159,12 @@ export class Canvas {
       return;
     }
     const isAimed = aim.at !== null && book.ready;
-    const isBlank = !this.hovered && !isAimed;
+    const isBlank = !this.hovered && !isAimed && !this.dragged;
     if (isBlank && this.#isOverlayBlank) return; // a cleared layer would be composed anew
     this.#isOverlayBlank = isBlank;
     pen.clearRect(0, 0, width, height);
-    if (this.hovered) drawMarkHint(pen, this.#look, scale, this.hovered);
+    if (this.dragged) drawDragged(pen, this.#look, size, { ...this.dragged, book, scale });
+    else if (this.hovered) drawMarkHint(pen, this.#look, scale, this.hovered);
     else if (isAimed) drawAim(pen, this.#look, size, { aim, book, scale });
   }
 }
@@ -189,7 +199,8 @@ class Layer {
 function fitting(book, scale) {
   const sides = [book.levels("buy"), book.levels("sell")];
   const price = book.mark;
-  const ends = sides.map((levels) => levels[Math.min(levels.length, NEAREST_LEVELS) - 1]);
+  // The best levels too: in an auction the sides overlap.
+  const ends = sides.flatMap((levels) => [levels[0], levels[Math.min(levels.length, NEAREST_LEVELS) - 1]]);
   const reach = Math.max(...ends.map((level) => (level ? Math.abs(level[0] - price) : 0)));
   const span = reach ? Math.max(2.3 * reach, scale.smallestSpan) : scale.startSpan;
   const shown = sides

@@ -2,7 +2,7 @@
 // it would do, and the words beside an own order's mark.
 
 import { drawPriceRow, drawQuantityTag } from "./axes.js";
-import { describe } from "./kinds.js";
+import { describe, kindOfOrder } from "./kinds.js";
 import { preview } from "./preview.js";
 import { formatPrice, formatQuantity } from "./prices.js";
 
@@ -33,9 +33,38 @@ export function drawMarkHint(pen, look, scale, { x, orders }) {
   const lines = orders
     .slice(-5)
     .map((order) => `#${order.oid} ${describe({ ...order, quantity: order.remaining })}`);
-  const hint = orders.length > 1 ? `a click cancels #${orders.at(-1).oid}` : "a click cancels it";
+  const which = orders.length > 1 ? `#${orders.at(-1).oid}` : "it";
+  const hint = `a click cancels ${which}, dragging changes it`;
   drawCard(pen, look, scale, {
     x, y: scale.height - 6, color: look.text, title: null, lines: [...lines, hint],
+  });
+}
+
+/** An own order on its way to another price (a waiting stop: to another stop). */
+export function drawDragged(pen, look, size, { order, price, book, scale }) {
+  const waits = order.status === "pending_stop";
+  const changed = { ...order, quantity: order.remaining, ...(waits ? { stop: price } : { price, stop: 0 }) };
+  const sketch = preview(changed, book);
+  const color = look[order.side];
+  const before = waits ? order.stop : order.price;
+  const [x, y] = [Math.round(scale.x(price)) + 0.5, Math.max(2, Math.round(scale.y(order.remaining)))];
+  drawTaken(pen, scale, sketch.taken);
+  drawGhost(pen, scale, color, { x, y, order: changed, taken: sketch.taken });
+  pen.strokeStyle = look.white;
+  pen.lineWidth = 1;
+  pen.beginPath();
+  pen.moveTo(scale.x(before), y + 0.5);
+  pen.lineTo(x, y + 0.5);
+  pen.moveTo(x, 0);
+  pen.lineTo(x, scale.height);
+  pen.stroke();
+  drawPriceRow(pen, look, scale, { height: size.height, last: book.last, aimed: price });
+  drawCard(pen, look, scale, {
+    x,
+    y: y - 14,
+    color,
+    title: `${formatQuantity(order.remaining)} at ${formatPrice(before)} → ${formatPrice(price)}`,
+    lines: [`#${order.oid} ${order.side} ${kindOfOrder(order).name}`, sketch.outcome],
   });
 }
 

@@ -80,6 +80,10 @@ export class Ladder {
 
   #spread() {
     const [bid, ask] = [this.#book.best("buy"), this.#book.best("sell")];
+    if (this.#book.inAuction) {
+      const { indicative } = this.#book;
+      return indicative ? `indicative ${formatPrice(indicative.price)}` : "auction: nothing crosses";
+    }
     if (bid === null || ask === null) return "no spread";
     return `spread ${formatPrice(ask - bid)}`;
   }

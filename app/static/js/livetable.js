@@ -6,13 +6,14 @@ import { formatQuantity } from "./prices.js";
 
 const ALIGNED = {
   shares: "number",
+  order_quantity: "number",
   fee: "number",
   price: "number",
   limit: "number",
   money: "number",
   oid: "number dim",
   doings: "doings",
-  cancel: "doings aside",
+  cancel: "doings",
   time: "time",
 };
 
@@ -74,6 +75,10 @@ export class LiveTable {
         return [formatQuantity(value)];
       case "fee":
         return [grouped(value)];
+      case "order_quantity":
+        return [`${formatQuantity(value)}${row.peak ? `, shows ${formatQuantity(row.peak)}` : ""}`];
+      case "force":
+        return [`${value}${row.post ? ", post-only" : ""}`];
       case "price":
         return [value ?? "–"];
       case "limit":
@@ -91,7 +96,7 @@ export class LiveTable {
       case "doings":
         return this.#doings(row);
       case "cancel":
-        return row.product ? [this.#cancelForm(row)] : [];
+        return row.product ? [...editLink(row), this.#cancelForm(row)] : [];
       default:
         return [value];
     }
@@ -159,6 +164,12 @@ function changed(old, line) {
     if (!there.isEqualNode(cell)) there.replaceWith(cell.cloneNode(true));
   });
   return old;
+}
+
+function editLink({ product, active, oid, ticker }) {
+  if (!active) return [];
+  const label = `Edit order ${oid} in ${ticker}`;
+  return [linkButton(`/default/trade/${product}#edit-${oid}`, "Edit", label, " quiet"), " "];
 }
 
 function flattenButton(product, ticker) {

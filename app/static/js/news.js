@@ -1,7 +1,7 @@
 // News of own orders: each thing that became of one is told once, whoever brings it first, the answer
 // to a request of this page or the feed, which also knows what other pages and robots did.
 
-import { describe } from "./kinds.js";
+import { describe, terms } from "./kinds.js";
 import { formatPrice, formatQuantity, parsePrice } from "./prices.js";
 
 const GATHER_MS = 400; // an answer may come a moment after the feed; a sweep's fills are told as one
@@ -46,7 +46,9 @@ export class News {
   /** A change of an own order that the feed brought. */
   changed(event, order) {
     if (event.event === "trade") this.#gather(event, order);
-    else if (event.event === "triggered") this.#notices.show(`Stop order #${order.oid} was triggered.`);
+    else if (event.event === "amended") {
+      this.#notices.show(`Order #${order.oid} is now ${terms(order)}.`, { tone: order.side });
+    } else if (event.event === "triggered") this.#notices.show(`Stop order #${order.oid} was triggered.`);
     else if (event.event === "canceled" && event.reason !== "user") {
       this.#notices.show(`#${order.oid}: ${canceledWords(event)}.`);
     }

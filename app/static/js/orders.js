@@ -69,15 +69,22 @@ export class Orders {
     if (!this.#unknown.has(order.id)) this.#unknown.set(order.id, { since: Date.now(), ...order });
   }
 
-  /** Posts an order { side, quantity, price, stop, tif, stp }: its answer, `{ error }` with a
+  /** Posts an order { side, quantity, price, stop, tif, stp, peak, post }: its answer, `{ error }` with a
    *  sentence, or `{ unknown }` if nobody can say yet what became of it. */
-  async place({ side, quantity, price, stop, tif = "gtc", stp = "" }) {
+  async place({ side, quantity, price, stop, tif = "gtc", stp = "", peak = 0, post = false }) {
     const id = newId();
     const fields = { type: side, quantity, id, tif, price: text(price), stop: text(stop) };
     if (stp) fields.stp = stp;
+    if (peak) fields.peak = peak;
+    if (post) fields.post = "on";
     const answer = await this.#post("/default/order", fields, id);
     if (answer.unknown) this.#lose({ id, side, quantity, price, stop });
     return { ...answer, id };
+  }
+
+  /** Amends an order: its new total quantity; price and stop, which stay as they are if left out. */
+  amend({ oid, quantity, price = 0, stop = 0 }) {
+    return this.#post("/default/amend", { oid, quantity, price: text(price), stop: text(stop) });
   }
 
   /** Cancels one order by its oid, or `"all"`. */
@@ -130,10 +137,10 @@ export function sentence({ message, rule }) {
 }
 
 /** Whether the platform gave a buy stop market the limit that its cash covers (R17): 5 % above the
- *  stop, on the grid, and ioc. To the trader it is what was sent. */
+ *  stop, on the grid, and ioc (or fok). To the trader it is what was sent. */
 function isStopMarket({ id, side, price, stop, tif }, tick) {
   const limit = Math.floor((stop * 105) / 100);
-  const isOurs = side === "buy" && stop > 0 && tif === "ioc" && id?.startsWith("web-");
+  const isOurs = side === "buy" && stop > 0 && (tif === "ioc" || tif === "fok") && id?.startsWith("web-");
   return isOurs && price === Math.max(limit - (limit % tick), tick);
 }
 

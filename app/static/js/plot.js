@@ -24,11 +24,36 @@ export function drawPlot(pen, look, size, { book, orders, scale }, { coarse }) {
   drawDepth(pen, look, scale, book);
   for (const side of ["buy", "sell"]) drawBars(pen, look[side], scale, book.levels(side));
   drawOwnBars(pen, look, scale, orders.open);
+  if (book.indicative) drawIndicative(pen, look, scale, book.indicative);
   drawMatches(pen, look, scale, book.trades);
   pen.restore();
   const marks = gatherMarks(scale, orders.open, coarse ? 44 : 22);
   for (const mark of marks) drawMark(pen, look, scale, mark, coarse);
   return marks;
+}
+
+/** Where an auction would trade now. */
+function drawIndicative(pen, look, scale, { price, volume }) {
+  const x = Math.round(scale.x(price)) + 0.5;
+  if (x < 0 || x > scale.width) return;
+  pen.strokeStyle = look.warn;
+  pen.lineWidth = 1.5;
+  pen.setLineDash([6, 5]);
+  pen.beginPath();
+  pen.moveTo(x, 0);
+  pen.lineTo(x, scale.height);
+  pen.stroke();
+  pen.setLineDash([]);
+  pen.font = `600 12.5px ${look.figures}`;
+  pen.textBaseline = "middle";
+  pen.textAlign = x > scale.width / 2 ? "right" : "left";
+  const text = `indicative ${formatPrice(price)} · ${formatQuantity(volume)}`;
+  const at = [x + (x > scale.width / 2 ? -8 : 8), 14];
+  pen.lineWidth = 4;
+  pen.strokeStyle = look.ground;
+  pen.strokeText(text, ...at);
+  pen.fillStyle = look.warn;
+  pen.fillText(text, ...at);
 }
 
 /** Cumulative depth from the spread outwards, both sides on one scale of their own. */

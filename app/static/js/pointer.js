@@ -1,7 +1,7 @@
 // The hand on the canvas: mouse, fingers and keys become an aim, an order to send, a pan, a zoom, or
-// the cancel of an own order by its mark.
+// the cancel of an own order by its mark, or another price for it.
 //
-// A mouse sends by its click. A finger only aims (what it points at is under it, and a tap is easily
+// A mouse sends by its click, and amends by dragging a mark. A finger only aims (what it points at is under it, and a tap is easily
 // a slip); a button of its own sends. Nothing happens outside of the plot and its price axis.
 
 const WHEEL = 0.0015; // zoom per wheel pixel, as an exponent
@@ -15,9 +15,9 @@ export class Pointer {
   #book;
   #actions;
   #fingers = new Map();
-  #gesture = null; // { kind: "aim" | "pan" | "pinch", … } while a button or finger is down
+  #gesture = null; // { kind: "aim" | "pan" | "pinch" | "mark" | "amend", … } while a button or finger is down
 
-  /** `actions` are send(order), cancel(oid). */
+  /** `actions` are send(order), cancel(oid), amend(order, price). */
   constructor({ surface, canvas, scale, aim, book, actions }) {
     this.#surface = surface;
     this.#canvas = canvas;
@@ -42,8 +42,9 @@ export class Pointer {
 
   /** Esc: forgets a press that has not been released yet; true if there was one. */
   abandon() {
-    const pressed = this.#gesture?.kind === "aim" || this.#aim.stop !== 0;
+    const pressed = ["aim", "amend"].includes(this.#gesture?.kind) || this.#aim.stop !== 0;
     this.#gesture = null;
+    this.#canvas.drag(null);
     if (this.#aim.by === "mouse") this.#aim.setStop(0);
     else this.#aim.clear();
     this.#freeze();
@@ -83,8 +84,15 @@ export class Pointer {
         this.#pinch();
         break;
       case "pan":
-      case "mark":
         this.#pan(x);
+        break;
+      case "mark":
+        if (Math.abs(x - this.#gesture.from) < DRAG_PIXELS) break;
+        if (touch) this.#pan(x);
+        else this.#grip();
+        break;
+      case "amend":
+        this.#drag(x);
         break;
       default:
         if (!touch || this.#gesture) this.#point(x, y, touch);
@@ -98,6 +106,13 @@ export class Pointer {
     this.#fingers.delete(event.pointerId);
     if (gesture?.kind === "pinch" && this.#fingers.size > 0) return;
     this.#gesture = null;
+    if (gesture?.kind === "amend") {
+      const { order, price } = this.#canvas.dragged;
+      this.#canvas.drag(null);
+      this.#freeze(true); // the hand is still here
+      if (price !== gesture.price) this.#actions.amend(order, price);
+      return;
+    }
     if (gesture?.kind === "mark" && Math.abs(x - gesture.from) < DRAG_PIXELS) {
       this.#actions.cancel(gesture.mark.orders.at(-1).oid);
       return;
@@ -111,6 +126,7 @@ export class Pointer {
   #drop(event) {
     this.#fingers.delete(event.pointerId);
     this.#gesture = null;
+    this.#canvas.drag(null);
     if (this.#aim.by === "mouse") this.#aim.clear();
   }
 
@@ -158,12 +174,28 @@ export class Pointer {
 
   #pan(x) {
     const gesture = this.#gesture;
-    if (gesture.kind === "mark" && Math.abs(x - gesture.from) < DRAG_PIXELS) return;
     gesture.kind = "pan";
     this.#hover(null);
     this.#scale.pan(x - gesture.x);
     gesture.x = x;
     this.#canvas.touch("plot", "overlay");
+  }
+
+  /** A mark was moved: of orders that share one, the newest, as a click cancels it. */
+  #grip() {
+    const { mark, from } = this.#gesture;
+    const order = mark.orders.at(-1);
+    const price = order.status === "pending_stop" ? order.stop : order.price;
+    this.#hover(null);
+    this.#freeze(true);
+    this.#gesture = { kind: "amend", order, price, off: from - this.#scale.x(price) };
+    this.#canvas.drag({ order, price });
+  }
+
+  #drag(x) {
+    const { order, off } = this.#gesture;
+    const inside = Math.min(this.#scale.width, Math.max(0, x - off));
+    this.#canvas.drag({ order, price: this.#scale.price(inside) });
   }
 
   /** The first finger was no aim, but half a pinch. */

@@ -13,9 +13,14 @@ const REFUSING = {
 /** For `order` { side, quantity, price, stop, tif } (0: none): `cost` in ten-thousandths, `money` and
  *  `outcome` as a trader says them, `taken` the parts of levels that it would trade with. */
 export function preview(order, book) {
-  const { cost, outcome, taken = [] } = order.stop ? waiting(order, book) : incoming(order, book);
+  const { cost, outcome, taken = [] } = sketch(order, book);
   const money = `${order.side === "buy" ? "cost" : "brings"} ${formatMoney(cost)}`;
   return { cost, money, outcome: REFUSING[book.phase] ?? outcome, taken };
+}
+
+function sketch(order, book) {
+  if (order.stop) return waiting(order, book);
+  return book.inAuction ? collected(order, book) : incoming(order, book);
 }
 
 function waiting({ side, quantity, price, stop }, book) {
@@ -28,12 +33,29 @@ function waiting({ side, quantity, price, stop }, book) {
   };
 }
 
-function incoming({ side, quantity, price, tif }, book) {
+function collected({ side, quantity, price, tif, post }, book) {
+  const refused = !price ? "market orders" : post ? "post-only" : tif === "ioc" || tif === "fok" ? tif : "";
+  const { indicative } = book;
+  const isIn = indicative && (side === "buy" ? price >= indicative.price : price <= indicative.price);
+  const at = isIn ? `, ${formatPrice(indicative.price)} at present` : "";
+  return {
+    cost: quantity * (price || book.mark),
+    outcome: refused
+      ? `refused: ${refused} only in continuous trading (R10)`
+      : `collected, to trade at the auction's one price${at}`,
+  };
+}
+
+function incoming({ side, quantity, price, tif, post, peak }, book) {
   const now = book.fills(side, quantity, price || null);
   const rest = quantity - now.quantity;
+  if (post && now.quantity) {
+    const outcome = `would take ${formatQuantity(now.quantity)}: will be refused (R8)`;
+    return { cost: quantity * price, outcome, taken: now.taken };
+  }
   return {
     cost: now.value + (price ? rest * price : 0),
-    outcome: `${fillsNow(now, rest)}${ofTheRest(rest, { price, tif, none: now.quantity === 0 })}`,
+    outcome: `${fillsNow(now, rest)}${ofTheRest(rest, { price, tif, peak, none: now.quantity === 0 })}`,
     taken: now.taken,
   };
 }
@@ -45,11 +67,12 @@ function fillsNow(now, rest) {
   return `fills ${rest ? formatQuantity(now.quantity) : "all"} now at ${about}`;
 }
 
-function ofTheRest(rest, { price, tif, none }) {
+function ofTheRest(rest, { price, tif, peak, none }) {
   if (rest === 0) return "";
   const comma = none ? "" : ", ";
   if (tif === "fok") return `${comma}so not at all: fill or kill (R4)`;
   if (!price) return `${comma}${formatQuantity(rest)} find nobody (R2)`;
   if (tif === "ioc") return `${comma}${formatQuantity(rest)} are canceled (R4)`;
-  return `${comma}rests ${formatQuantity(rest)}`;
+  const shows = peak ? `, shows ${formatQuantity(Math.min(peak, rest))} of it` : "";
+  return `${comma}rests ${formatQuantity(rest)}${shows}`;
 }

@@ -3,7 +3,7 @@
 // Without scripts the form posts itself. With them it says what the order would do, checks the
 // grids before anything is sent, and posts without leaving the page.
 
-import { describe, kindOf } from "./kinds.js";
+import { describe, kindOf, objections } from "./kinds.js";
 import { preview } from "./preview.js";
 import { formatPrice, parsePrice } from "./prices.js";
 
@@ -13,6 +13,8 @@ export class Ticket {
   #form;
   #fields;
   #preview;
+  #postNote;
+  #postWords;
   #submit;
   #grid;
   #book;
@@ -26,9 +28,11 @@ export class Ticket {
     this.#grid = grid;
     this.#book = book;
     this.#onKind = onKind;
-    const { type, quantity, price, stop, tif } = form.elements;
+    const { type, quantity, price, stop, tif, peak, post } = form.elements;
     const kind = form.querySelector("[data-ticket=kind]");
-    this.#fields = { type, kind, quantity, price, stop, tif };
+    this.#fields = { type, kind, quantity, price, stop, tif, peak, post };
+    this.#postNote = document.getElementById("post-note");
+    this.#postWords = this.#postNote.textContent;
     this.#preview = form.querySelector(".preview");
     this.#submit = form.querySelector("[type=submit]");
     form.noValidate = true;
@@ -75,6 +79,7 @@ export class Ticket {
 
   /** Says what the order would do now; called when the book has changed, too. */
   refresh() {
+    this.#allow();
     const order = this.#read({ complain: false });
     const said = order && this.#book.ready ? preview(order, this.#book) : null;
     write(this.#preview.children[0], said ? said.money : "");
@@ -85,6 +90,23 @@ export class Ticket {
   /** The line is stale: nothing may be sent. */
   block(isBlocked) {
     this.#submit.disabled = isBlocked;
+  }
+
+  /** What does not go together cannot be chosen, and says why; the server has the last word. */
+  #allow() {
+    const { kind, tif, peak, post } = this.#fields;
+    const { inAuction } = this.#book;
+    const against = objections({ kind: this.#kind, tif: tif.value, inAuction });
+    peak.disabled = against.peak !== "";
+    peak.placeholder = against.peak || "all";
+    post.disabled = against.post !== "";
+    write(this.#postNote, against.post || this.#postWords);
+    for (const option of tif.options) {
+      option.disabled = against.atOnce !== "" && ["ioc", "fok"].includes(option.value);
+      option.title = option.disabled ? against.atOnce : "";
+    }
+    kind.options[0].disabled = inAuction;
+    kind.options[0].title = inAuction ? "not in an auction (R10)" : "";
   }
 
   #input(field) {
@@ -115,7 +137,9 @@ export class Ticket {
     const quantity = readQuantity(this.#fields.quantity.value, lot);
     const price = this.#kind.market ? { value: 0 } : readPrice(this.#fields.price.value, tick);
     const stop = this.#kind.stop ? readPrice(this.#fields.stop.value, tick) : { value: 0 };
-    const read = { quantity, price, stop };
+    const { peak: peakField, post } = this.#fields;
+    const peak = peakField.disabled ? { value: 0 } : readPeak(peakField.value, lot);
+    const read = { quantity, price, stop, peak };
     const wrong = Object.keys(read).filter((name) => read[name].error);
     if (complain) {
       for (const name of Object.keys(read)) mark(this.#fields[name], read[name].error ?? "");
@@ -123,7 +147,13 @@ export class Ticket {
     }
     if (wrong.length) return null;
     const order = { side: this.#kind.side, quantity: quantity.value, price: price.value, stop: stop.value };
-    return { ...order, tif: this.#fields.tif.value, stp: stop.value ? "maker" : "" };
+    return {
+      ...order,
+      tif: this.#fields.tif.value,
+      stp: stop.value ? "maker" : "",
+      peak: peak.value,
+      post: post.checked && !post.disabled,
+    };
   }
 }
 
@@ -134,6 +164,10 @@ function readQuantity(text, lot) {
   return { value };
 }
 
+function readPeak(text, lot) {
+  return text.trim() === "" ? { value: 0 } : readQuantity(text, lot);
+}
+
 function readPrice(text, tick) {
   const value = parsePrice(text.trim());
   if (!(value > 0)) return { error: "A price looks like 101.30." };
@@ -142,8 +176,10 @@ function readPrice(text, tick) {
 }
 
 function mark(field, error) {
+  const words = document.getElementById(`${field.name}-error`);
+  if (words === null) return; // a choice cannot be written wrong
   field.setAttribute("aria-invalid", error ? "true" : "false");
-  write(document.getElementById(field.getAttribute("aria-describedby")), error);
+  write(words, error);
 }
 
 function write(element, text) {

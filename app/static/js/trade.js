@@ -14,7 +14,7 @@ import { OpenTable } from "./opentable.js";
 import { Orders, sentence } from "./orders.js";
 import { Pointer } from "./pointer.js";
 import { preview } from "./preview.js";
-import { formatPrice, parsePrice } from "./prices.js";
+import { formatPrice, formatQuantity, parsePrice } from "./prices.js";
 import { Scale } from "./scale.js";
 import { Tape } from "./tape.js";
 import { Ticket } from "./ticket.js";
@@ -32,7 +32,7 @@ const BLOCKED_WORDS = {
   stale: "The line is stale: what you see is old, and orders are blocked.",
   ended: "You are logged out.",
 };
-const PHASE_WORDS = { auction: "auction", halted: "halted", closed: "closed" };
+const PHASE_WORDS = { auction: "in auction", halted: "halted", closed: "closed" };
 const LOGGED_OUT = ["login_required", "not_owner"]; // refusals that say: log in (again)
 const ARMED = "emte-armed"; // remembered for the visit, in this tab
 
@@ -54,7 +54,7 @@ const canvas = new Canvas({
 });
 const pointer = new Pointer({
   surface: element("overlay"), canvas, scale, aim, book,
-  actions: { send: sendFromCanvas, cancel },
+  actions: { send: sendFromCanvas, cancel, amend: amendFromCanvas },
 });
 const flattenButtons = document.querySelectorAll("#flatten-open, #flatten [type=submit]");
 const ladder = new Ladder({ panel: element("book"), book, onPrice: pickPrice });
@@ -62,7 +62,7 @@ const tape = new Tape(element("tape"));
 const ticket = new Ticket({ form: element("ticket"), grid: page, book, onSend: send, onKind: chooseKind });
 const openTable = new OpenTable({
   body: element("open-orders"), counts: document.querySelectorAll("[data-open-count]"),
-  cancelAll: element("cancel-all"), onCancel: cancel,
+  cancelAll: element("cancel-all"), onCancel: cancel, onAmend: amendFromTable,
 });
 const account = new Account({
   product: page.product,
@@ -108,6 +108,7 @@ function hear(message) {
     case "orders":
       orders.load(message);
       ownOrdersChanged();
+      editAsAsked();
       break;
     case "order":
       ownOrderChanged(message);
@@ -125,12 +126,29 @@ function marketBeganAnew() {
 }
 
 function marketChanged(change) {
+  if (book.phase !== phaseShown) phaseChanged();
   canvas.marketChanged(change);
   ladder.changed();
   if (change.traded) tape.show(book.trades);
   ticket.refresh();
   showMarket();
   showAimBar();
+}
+
+let phaseShown = "";
+
+function phaseChanged() {
+  if (phaseShown) notices.say(`The market is now ${PHASE_WORDS[book.phase] ?? "in continuous trading"}.`);
+  phaseShown = book.phase;
+  for (const side of ["buy", "sell"]) {
+    element("kinds").querySelector(`[value="${side}-market"]`).disabled = book.inAuction;
+  }
+  if (isForLater(aim.kind)) chooseKind(kindOf(`${aim.kind.side}-limit`));
+}
+
+/** Market orders wait for continuous trading (R10). */
+function isForLater(kind) {
+  return book.inAuction && kind.market && !kind.stop;
 }
 
 function ownOrdersChanged() {
@@ -174,6 +192,10 @@ function isBlocked() {
 // -- what the trader does
 
 function chooseKind(kind) {
+  if (isForLater(kind)) {
+    notices.show("In an auction orders are collected: market orders wait for its end (R10).");
+    kind = aim.kind;
+  }
   aim.choose(kind);
   element("kinds").querySelector(`[value="${kind.value}"]`).checked = true;
   ticket.choose(kind);
@@ -187,8 +209,25 @@ function pickPrice(price) {
 
 /** A click on the canvas sends at once, but the first one of a visit asks whether it may. */
 function sendFromCanvas(order) {
-  if (isArmed()) send(order);
-  else askToArm(order);
+  whenArmed(describe(order), "Arm, and send this order", () => send(order));
+}
+
+/** So does a mark that is dragged to another price (a waiting stop's: to another stop). */
+function amendFromCanvas({ oid }, price) {
+  const order = orders.open.find((open) => open.oid === oid);
+  if (!order) {
+    notices.show(`Order #${oid} is no longer open.`);
+    return;
+  }
+  const waits = order.status === "pending_stop";
+  const [from, to] = [waits ? order.stop : order.price, price].map(formatPrice);
+  const change = { oid, quantity: order.quantity, ...(waits ? { stop: price } : { price }) };
+  whenArmed(`Order #${oid}: ${from} → ${to}`, "Arm, and change this order", () => amend(change));
+}
+
+function whenArmed(words, yes, run) {
+  if (isArmed()) run();
+  else askToArm(words, yes, run);
 }
 
 function isArmed() {
@@ -207,15 +246,16 @@ function showArmed() {
   button.querySelector(".word").textContent = isArmed() ? "armed" : "off";
 }
 
-function askToArm(order) {
+function askToArm(words, yes, run) {
   const dialog = element("arming");
-  element("arming-order").textContent = describe(order);
+  element("arming-order").textContent = words;
+  element("arming-yes").textContent = yes;
   dialog.returnValue = "";
   dialog.onclose = () => {
     element("overlay").focus({ preventScroll: true });
     if (dialog.returnValue !== "arm") return;
     arm(true);
-    send(order);
+    run();
   };
   dialog.showModal();
 }
@@ -236,6 +276,39 @@ async function send(order) {
   else if (answer.unknown) notices.show(`${describe(order)}: ${answer.message}`, { seconds: 15 });
   else news.placed(order, answer);
   account.refreshSoon();
+}
+
+/** The feed tells what becomes of a change that the exchange took; the sentence of a refusal, or "". */
+async function amend(change, { quietly = false } = {}) {
+  if (!mayTrade()) return "Nothing was sent.";
+  const answer = await orders.amend(change);
+  if (LOGGED_OUT.includes(answer.error?.code)) feed.end();
+  const refusal = answer.error ? sentence(answer.error) : "";
+  if (refusal && !quietly) notices.show(refusal, { tone: "error", seconds: 8 });
+  else if (answer.unknown) notices.show(answer.message, { tone: "error", seconds: 15 });
+  account.refreshSoon();
+  return refusal;
+}
+
+/** What is typed goes as it is; the fields themselves show a refusal. */
+function amendFromTable({ oid, quantity, price, stop }) {
+  const wrong = [price, stop].some((text) => text.trim() !== "" && !(parsePrice(text.trim()) > 0));
+  if (wrong) return "A price looks like 101.30.";
+  const change = { oid, quantity: quantity.trim(), price: parsed(price), stop: parsed(stop) };
+  return amend(change, { quietly: true });
+}
+
+function parsed(text) {
+  return text.trim() === "" ? 0 : parsePrice(text.trim());
+}
+
+/** From the portfolio: /default/trade/1#edit-12. */
+function editAsAsked() {
+  const asked = /^#edit-([0-9]+)$/.exec(location.hash);
+  if (!asked) return;
+  history.replaceState(null, "", location.pathname);
+  showTab("orders");
+  if (!openTable.edit(Number(asked[1]))) notices.show(`Order #${asked[1]} is no longer open.`);
 }
 
 async function cancel(oid) {
@@ -348,10 +421,24 @@ function showMarket() {
   element("change").className = element("last").className = change > 0 ? "up" : change < 0 ? "down" : "";
   write(element("bid"), bid === null ? "–" : formatPrice(bid));
   write(element("ask"), ask === null ? "–" : formatPrice(ask));
+  element("market").classList.toggle("in-auction", book.inAuction);
+  element("indicative").parentElement.hidden = !book.inAuction;
+  showIndicative(book.indicative);
   write(element("phase"), PHASE_WORDS[phase] ?? "");
   element("phase").hidden = !(phase in PHASE_WORDS);
   const title = `${formatPrice(book.mark)} ${page.ticker} · EMTE`;
   if (document.title !== title) document.title = title;
+}
+
+function showIndicative(indicative) {
+  const [price, words] = element("indicative").children;
+  write(price, indicative ? formatPrice(indicative.price) : "");
+  if (!indicative) write(words, "nothing crosses");
+  else {
+    const { volume, surplus } = indicative;
+    const left = `${formatQuantity(Math.abs(surplus))} left to ${surplus > 0 ? "buy" : "sell"}`;
+    write(words, `${formatQuantity(volume)} shares${surplus ? `, ${left}` : ""}`);
+  }
 }
 
 function showFollowing() {
@@ -434,6 +521,10 @@ window.emte = Object.freeze({
   get aim() { return aim.order; },
   get kind() { return aim.kind.value; },
   get armed() { return isArmed(); },
+  get dragged() {
+    const { order, price } = canvas.dragged ?? {};
+    return order ? { oid: order.oid, price } : null;
+  },
   get account() { return structuredClone(account.state); },
   get frames() { return structuredClone(canvas.frames); },
   get view() { return { low: scale.low, high: scale.high, top: scale.top, held: scale.held }; },

@@ -86,7 +86,14 @@ def _change(text: str) -> Change:
 
 
 def _reserve(
-    db: DAL, owner: int, order: Order, text: str, *, bids: str = "", product: Product = PRODUCT
+    db: DAL,
+    owner: int,
+    order: Order,
+    text: str,
+    *,
+    bids: str = "",
+    product: Product = PRODUCT,
+    lineage: str = "a",
 ) -> Amending:
     levels = [(parse_price(p), int(q)) for q, p in (level.split("@") for level in bids.split())]
     with transaction(db, write=True):
@@ -96,7 +103,7 @@ def _reserve(
             product,
             order,
             _change(text),
-            lineage="a",
+            lineage=lineage,
             bids=levels,
             last=parse_price("100"),
             ts=TS,
@@ -323,6 +330,22 @@ def test_what_is_of_a_closed_journal_counts_no_more_and_is_not_asked_about(
     with transaction(db, write=True):
         execute(db, "UPDATE log_position SET closed = 'T'")
         assert amends.unsettled(db, older_than=SENT + 1) == []
+    assert _available(db, alice) == "1000.00"
+
+
+def test_an_amend_in_a_journal_that_was_lost_is_forgotten(db: DAL, alice: int) -> None:
+    lost = _reserve(db, alice, _order("buy 10@50"), "10@60", lineage="lost")
+    with transaction(db, write=True):
+        amends.settled_by(db, lost.id, seq=5)
+    assert _available(db, alice) == "400.00"
+    with transaction(db, write=True):
+        (unsettled,) = amends.unsettled(db, older_than=SENT + 1)
+        assert unsettled.seq == 5
+        amends.dropped_if_lost(db, lost.id, lineage="elsewhere")  # the database does not follow it
+        amends.dropped_if_lost(db, lost.id, lineage="lost")
+    assert _available(db, alice) == "400.00"
+    with transaction(db, write=True):
+        amends.dropped_if_lost(db, lost.id, lineage="a")
     assert _available(db, alice) == "1000.00"
 
 

@@ -183,7 +183,8 @@ def test_open_orders_are_the_owners_that_still_work(db: DAL) -> None:
     with transaction(db, write=True):
         _follow(db)
         _follow(db, "gs", lineage="b")
-        _order(db, 7, "sell 10@5 partially_filled", filled=4, client_id="a1", created_on=9)
+        terms = {"tif": "day", "post": "T", "peak": 2}
+        _order(db, 7, "sell 10@5 partially_filled", filled=4, client_id="a1", created_on=9, **terms)
         _order(db, 7, "sell 10@5 filled", filled=10)
         _order(db, 8, "sell 10@5 open")
         _order(db, 7, "buy 1@0/6 pending_stop", ticker="gs", lineage="b")
@@ -191,8 +192,8 @@ def test_open_orders_are_the_owners_that_still_work(db: DAL) -> None:
         found = portfolio.open_orders(db, 7)
         assert portfolio.open_orders(db, 7, "intc") == found[1:]
     assert found == [
-        OpenOrder("gs", 4, "", "buy", 1, 0, 0, 60_000, "pending_stop", 0),
-        OpenOrder("intc", 1, "a1", "sell", 10, 4, 50_000, 0, "partially_filled", 9),
+        OpenOrder("gs", 4, "", "buy", 1, 0, 0, 60_000, "gtc", 0, "pending_stop", 0, False),
+        OpenOrder("intc", 1, "a1", "sell", 10, 4, 50_000, 0, "day", 2, "partially_filled", 9, True),
     ]
 
 

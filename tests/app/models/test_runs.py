@@ -172,6 +172,9 @@ def test_orders_on_their_way_are_given_up_unless_a_new_server_takes_them(
     with transaction(store, write=True):
         intents.unknown(store, lost.id, at=START)
         intents.accepted(store, journaled.id, oid=5, at=START)
+        key = {"owner": ALICE, "ticker": "intc", "lineage": "never followed", "buy_sell": "buy"}
+        insert(store, "amend_intent", oid=7, quantity=9, value_price=50_000, **key)
+        assert portfolio.cash(store, ALICE).intents == 2 * 500_000 + 450_000
     end(store)
     with transaction(store):
         states = {name: intents.get(store, ALICE, "intc", name) for name in ("lost", "late")}
