@@ -109,13 +109,16 @@ def test_the_pages_fit_a_phone_with_what_is_on_them(venue: Venue, market: Market
             row(page, {"pandl": "products", "positions": "positions"}.get(name, "trades"), "pages")
             fits = page.evaluate(OVERFLOW)
             assert (name, fits) == (name, {"scrolls": False, "beyond": []})
+        page.goto("/default/positions")
+        page.get_by_role("button", name="Cancel order").tap()  # it would trade with what follows
+        expect(page.get_by_text("No open orders.")).to_be_visible()
 
 
 def test_what_a_finger_must_hit_in_the_portfolio_is_44_pixels_high(
     venue: Venue, market: Market
 ) -> None:
     with venue.trader(**PHONE) as trader:
-        order(trader, market, "buy", "30@50")
+        order(trader, market, "sell", "30@150")
         trader.page.goto("/default/positions")
         row(trader.page, "orders", "pages")
         small = [element for element, _ in trader.page.evaluate(TOO_SMALL) if "button" in element]
