@@ -256,10 +256,14 @@ def test_an_amend_whose_answer_was_lost_is_counted_until_it_is_certain(
                 assert len(amends.unsettled(db, older_than=now())) == 1, "it may still arrive"
             assert market.available(trader) == CASH - 6_000_000
             known.trading.clock.offset_ms += WINDOW_MS
-            web.run(amend.reconcile(web.platform))
+
+            def is_settled() -> bool:
+                web.run(amend.reconcile(web.platform))
+                with web.database() as db:
+                    return not amends.unsettled(db, older_than=now())
+
+            wait_until(is_settled, "the amend to be settled")
             known.trading.clock.offset_ms -= WINDOW_MS
-            with web.database() as db:
-                assert amends.unsettled(db, older_than=now()) == []
             expected = CASH - (6_000_000 if arrives else 5_000_000)
             wait_until(lambda: market.available(trader) == expected, "the database to follow")
             answer = change(market, browser, oid, "10@40")
