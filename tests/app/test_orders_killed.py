@@ -7,8 +7,6 @@ take note. What happens inside one transaction is the database's own business.
 """
 
 import asyncio
-import gc
-import warnings
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,9 +48,6 @@ WINDOW_MS = 6_000
 
 IN_DOUBT = {State.RESERVED, State.UNKNOWN}
 IS_IN = {State.ACCEPTED, State.JOURNALED}
-
-# A killed process leaves its sockets to the kernel; here the garbage collector finds them.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 _left_behind: list[object] = []
 """Coroutines of killed processes: an end of theirs by the garbage collector would run `finally`."""
@@ -175,9 +170,6 @@ def venue(
             with running_match(var, "intc", port), running_log2db(web, "intc"):
                 web.stop()
                 yield venue
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ResourceWarning)
-                    gc.collect()
 
 
 def state_of(web: Web, venue: Venue, owner: User, client_id: str) -> State | None:

@@ -19,10 +19,6 @@ from matching.server import Options
 from tests.matching.serving import VENUE_KEY, Venue, form, serving, until
 from tests.waiting import free_port
 
-# A server that begins collects all garbage of its process: here also the sockets that the tests of
-# another file have left to die.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 
 class FailingFile:
     """A real file, but one call of it fails when told to."""
