@@ -6,9 +6,9 @@ keeps its place. An `Account` holds its owner's open orders, and what R16 asks o
 >>> from matching.limits import UNLIMITED
 >>> account = Account(7, limits=UNLIMITED)
 >>> bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)
->>> order = account.enter(1, bid)
->>> account.open_buys, order.status
-(100, <Status.OPEN: 'open'>)
+>>> order = Order(1, account, bid)
+>>> order.owner, order.remaining, order.status
+(7, 100, <Status.OPEN: 'open'>)
 """
 
 from bisect import bisect_right
@@ -156,15 +156,6 @@ class Account:
         self.entries: list[int] = []
         """When orders and amends were accepted (microseconds), the last second's and older ones
         that nobody has forgotten yet."""
-
-    def enter(self, oid: int, command: NewOrder) -> Order:
-        """A new order of this owner."""
-        order = self.orders[oid] = Order(oid, self, command)
-        if command.side is _BUY:
-            self.open_buys += command.quantity
-        else:
-            self.open_sells += command.quantity
-        return order
 
     def change_open(self, side: Side, quantity: int) -> None:
         """So much more is open on a side (negative: less)."""

@@ -1,4 +1,4 @@
-"""The order book of one product: price levels, each a queue in order of arrival (R1), and stops.
+"""The order book of one product: price levels, each a queue in order of arrival (R1).
 
 A level keeps its quantity and count, so that what the market sees is never added up; an order knows
 its neighbours, so that a cancel anywhere takes the same time. The hidden part of an iceberg (R9) is
@@ -10,10 +10,10 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 >>> account, book = Account(7, limits=UNLIMITED), OrderBook()
 >>> for oid, quantity in ((1, 100), (2, 50)):
 ...     bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=quantity, price=502500)
-...     book.bids.add(account.enter(oid, bid))
+...     book.bids.add(Order(oid, account, bid))
 >>> book.levels(Side.BUY, depth=10)
 [(502500, 150, 2)]
->>> book.bids.remove(account.orders[1])
+>>> book.bids.remove(book.bids.best.first)
 >>> book.take_changed_levels()
 [(<Side.BUY: 'buy'>, 502500, 50, 1)]
 """
