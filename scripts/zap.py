@@ -26,8 +26,8 @@ served elsewhere, or the database is away, 75 a journal or the disk cannot be re
 the database's address is not good. After all but 0 the present run goes on.
 
 examples:
-  bash stop_all.sh && python scripts/zap.py     asks before it ends the run
-  python scripts/zap.py --yes                   does not ask
+  bash stop_all.sh && emte-zap      asks before it ends the run
+  python scripts/zap.py --yes       the same program; does not ask
 """
 
 CONFIRMATION = "zap"
