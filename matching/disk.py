@@ -85,16 +85,12 @@ class SystemDisk:
         return path.exists()
 
     def open(self, path: Path) -> SystemFile:
-        return SystemFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        # Whoever made it may have been killed before its name was on the medium.
+        return _with_safe_name(os.open(path, os.O_RDWR | os.O_CLOEXEC), path)
 
     def create(self, path: Path) -> SystemFile:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _sync_folder(path.parent)
-        except OSError:
-            os.close(handle)
-            raise
-        return SystemFile(handle)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return _with_safe_name(os.open(path, flags, 0o600), path)
 
     def lock(self, path: Path) -> SystemLock:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -104,6 +100,15 @@ class SystemDisk:
             os.close(handle)
             raise
         return SystemLock(handle)
+
+
+def _with_safe_name(handle: int, path: Path) -> SystemFile:
+    try:
+        _sync_folder(path.parent)
+    except OSError:
+        os.close(handle)
+        raise
+    return SystemFile(handle)
 
 
 def _lock(handle: int, name: str) -> None:

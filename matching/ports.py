@@ -66,7 +66,7 @@ class Disk(Protocol):
     def exists(self, path: Path) -> bool: ...
 
     def open(self, path: Path) -> File:
-        """The existing file, for reading and writing; FileNotFoundError if there is none."""
+        """The existing file, for reading and writing, its name on the medium; FileNotFoundError."""
 
     def create(self, path: Path) -> File:
         """A new, empty file whose name is on the medium; FileExistsError if there is one."""

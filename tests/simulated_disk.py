@@ -6,7 +6,9 @@ file's size may lag. A sector that is overwritten in place has its old or its ne
 a file that is not larger than one sector (which a mark relies on). A sync that failed has forgotten
 what it was to write: syncing again succeeds and writes nothing of it, until it is written anew.
 
-`crash_after = n` ends the process (`Crash`) right after its n-th operation from then on.
+`crash_after = n` ends the process (`Crash`) right after its n-th operation from then on; with
+`tears`, a write that ends it has written only a part. A file whose making was cut short may be gone
+after a power cut.
 
 >>> disk = SimulatedDisk(random.Random(1))
 >>> file = disk.create(Path("intc.log"))
@@ -18,6 +20,7 @@ b'kept'
 
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from matching.ports import Locked
@@ -54,6 +57,7 @@ class _Content:
         self.cache = bytearray()
         self.medium = bytearray()
         self.forgotten: set[int] = set()
+        self.has_name = False
 
     def write(self, offset: int, data: bytes) -> None:
         self.cache[offset : offset + len(data)] = data
@@ -115,8 +119,14 @@ class SimulatedDisk:
         """Operations that wrote, cut, synced or created, ever."""
         self.crash_after: int | None = None
         """So many operations from now the process ends."""
+        self.tears = False
+        """Whether the write that ends the process is cut short."""
         self.fail_sync = False
         """The next sync is EIO."""
+        self.fail_read = False
+        """The next read is EIO."""
+        self.observe: Callable[[], None] = _look_away
+        """Called after each operation: what another process does meanwhile."""
         self.free: int | None = None
         """Bytes by which files may still grow; None: as many as they like."""
 
@@ -126,7 +136,9 @@ class SimulatedDisk:
     def open(self, path: Path) -> "SimulatedFile":
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        return SimulatedFile(self, self._files[path], self._process)
+        content = self._files[path]
+        content.has_name = True
+        return SimulatedFile(self, content, self._process)
 
     def create(self, path: Path) -> "SimulatedFile":
         if path in self._files:
@@ -146,13 +158,29 @@ class SimulatedDisk:
         self._process += 1
         self._locks.clear()
         self.crash_after = None
+        self.tears = False
         self.fail_sync = False
+        self.fail_read = False
 
     def power_cut(self, *, lose_everything: bool = False) -> None:
         """The machine stops and starts again. `lose_everything`: of what was not synced."""
         self.kill()
-        for content in self._files.values():
+        for path, content in list(self._files.items()):
+            if not content.has_name and (lose_everything or self._rng.random() < 0.5):
+                del self._files[path]
+            content.has_name = True
             content.power_cut(self._rng, lose_everything=lose_everything)
+
+    def copy(self, rng: random.Random) -> "SimulatedDisk":
+        """Another disk with the same files, on which nobody works and no fault is planned."""
+        other = SimulatedDisk(rng)
+        for path, content in self._files.items():
+            twin = other._files[path] = _Content()
+            twin.cache = bytearray(content.cache)
+            twin.medium = bytearray(content.medium)
+            twin.forgotten = set(content.forgotten)
+            twin.has_name = content.has_name
+        return other
 
     def content(self, path: Path) -> bytes:
         """The file as a process would read it."""
@@ -165,6 +193,7 @@ class SimulatedDisk:
     def replace(self, path: Path, data: bytes) -> None:
         """Put other bytes on the medium: somebody's editor, a bad sector, a restored copy."""
         content = self._files.setdefault(path, _Content())
+        content.has_name = True
         content.cache = bytearray(data)
         content.medium = bytearray(data)
 
@@ -176,13 +205,26 @@ class SimulatedDisk:
 
     def operated(self) -> None:
         self.operations += 1
+        self.observe()
         if self.crash_after is not None:
             self.crash_after -= 1
             if self.crash_after <= 0:
                 raise Crash
 
+    def fitting(self, length: int, growth: int) -> int:
+        """How many bytes of a write go in; it grows its file by `growth`."""
+        if self.tears and self.crash_after == 1:
+            return self._rng.randint(0, length)
+        if self.free is None:
+            return length
+        return length - max(0, growth - self.free)
+
     def check_alive(self, process: int) -> None:
         assert process == self._process, "a process that has ended touches its file"
+
+
+def _look_away() -> None:
+    """Nobody else is at work."""
 
 
 class SimulatedLock:
@@ -211,6 +253,9 @@ class SimulatedFile:
 
     def read(self, offset: int, length: int) -> bytes:
         self._disk.check_alive(self._process)
+        if self._disk.fail_read:
+            self._disk.fail_read = False
+            raise OSError(errno.EIO, "input/output error")
         return bytes(self._content.cache[offset : offset + length])
 
     def append(self, data: bytes) -> None:
@@ -220,9 +265,7 @@ class SimulatedFile:
         self._disk.check_alive(self._process)
         cache = self._content.cache
         growth = max(0, offset + len(data) - len(cache))
-        fitting = len(data)
-        if self._disk.free is not None and growth > self._disk.free:
-            fitting = len(data) - (growth - self._disk.free)
+        fitting = self._disk.fitting(len(data), growth)
         self._content.write(offset, data[:fitting])
         if self._disk.free is not None:
             self._disk.free -= min(growth, self._disk.free)

@@ -1,7 +1,9 @@
 """The real disk: what `matching.ports.File` promises, on files of this machine."""
 
 import errno
+import os
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,20 @@ def test_a_file_is_neither_made_twice_nor_opened_unmade(tmp_path: Path) -> None:
     disk.create(path).close()
     with pytest.raises(FileExistsError):
         disk.create(path)
+
+
+def test_a_file_has_its_name_on_the_medium_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened too: whoever made it may have been killed before its folder was synced."""
+    synced: list[bool] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+    )
+    SystemDisk().create(tmp_path / "intc.log").close()
+    assert synced == [True]
+    SystemDisk().open(tmp_path / "intc.log").close()
+    assert synced == [True, True]
 
 
 def test_a_short_write_is_an_error(tmp_path: Path) -> None:
