@@ -62,6 +62,11 @@ class SystemFile:
     def truncate(self, length: int) -> None:
         os.ftruncate(self._handle, length)
 
+    def free(self) -> int:
+        # Some network file systems do not count: no blocks in all, so none free. They are not full.
+        status = os.fstatvfs(self._handle)
+        return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
+
     def close(self) -> None:
         os.close(self._handle)
 
@@ -91,6 +96,10 @@ class SystemDisk:
     def create(self, path: Path) -> SystemFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return _with_safe_name(os.open(path, flags, 0o600), path)
+
+    def rename(self, path: Path, to: Path) -> None:
+        path.replace(to)
+        _sync_folder(to.parent)
 
     def lock(self, path: Path) -> SystemLock:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

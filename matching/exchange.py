@@ -14,9 +14,12 @@ the engine is ahead of the disk and the process must end (PROTOCOL §5).
 Nothing else reads the engine. Watchers see `feed`, which is moved on by `settle`.
 """
 
+import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from string import hexdigits
 
 import msgspec
 from msgspec.structs import replace
@@ -40,6 +43,7 @@ from matching.limits import UNLIMITED
 from matching.marketdata import Changes, Feed, JsonObject, format_time, price_or_none
 from matching.order import (
     HOUSE,
+    Amend,
     Cancel,
     CancelAll,
     CancelReason,
@@ -52,11 +56,18 @@ from matching.order import (
     format_price,
 )
 from matching.ports import Clock, Dice, File
-from matching.recovery import Recovered, SeenSignature
+from matching.recovery import Recovered
 from matching.session import Denied, Gate, Holder, Keyring, Recipient, Session, owner_of
+from matching.snapshot import SeenSignature
 
 BATCH_COMMANDS = 512
 """The most commands in one batch (PROTOCOL §5)."""
+
+SPACE_FOR_ORDERS = 256 * 1024 * 1024
+"""With less free on the journal's file system, new orders are `no_space` (PROTOCOL §5), bytes."""
+
+SPACE_FOR_TRADING = 64 * 1024 * 1024
+"""With less free, the market is halted."""
 
 QUEUE_LIMIT = 100_000
 """Commands that may wait for a batch; more are answered `busy`."""
@@ -144,14 +155,25 @@ class Close(msgspec.Struct, frozen=True, gc=False):
 Message = Reply | Replies | Close | JsonObject
 
 
+class Rejection(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A command that was refused, for `<ticker>.rejected`. `seq` is the last record before it."""
+
+    time: int
+    owner: int
+    code: str
+    text: str
+    seq: int
+
+
 class Batch:
     """What was decided together.
 
     `data` is for the journal (empty: nothing was carried out), `mark` for `<ticker>.durable` once
-    the data is synced. `deliveries` come before the publication of `changes`.
+    the data is synced. `deliveries` come before the publication of `changes`. `rejections` are for
+    `<ticker>.rejected`, after all that.
     """
 
-    __slots__ = ("changes", "commands", "data", "deliveries", "mark")
+    __slots__ = ("changes", "commands", "data", "deliveries", "mark", "rejections")
 
     def __init__(self) -> None:
         self.data = b""
@@ -159,6 +181,7 @@ class Batch:
         self.commands = 0
         self.deliveries: list[tuple[Recipient, Message]] = []
         self.changes: Changes | None = None
+        self.rejections: list[Rejection] = []
 
     def write(self, journal: File) -> None:
         """Append the data. OSError: the process must end, and never try again."""
@@ -192,6 +215,8 @@ class Exchange:
         self.rejects: Counter[str] = Counter()
         self.orders = 0
         self.trades = 0
+        self.free_space = sys.maxsize
+        """Bytes that the journal's file system had when it was last asked."""
         self.failure: BaseException | None = None
         """What broke in the middle of a decision. From then on nothing is given out."""
         self._engine = engine
@@ -295,14 +320,14 @@ class Exchange:
     ) -> None:
         """A command sent by itself, with its signature; on a WebSocket, by which session."""
         if self._is_busy:
-            self._deliver(recipient, Reply(req, self._refusal(_BUSY, self._now())))
+            self._deliver(recipient, Reply(req, self._busy(text)))
             return
         self._ask(partial(self._submit, text, signature, recipient, trusted, req, session))
 
     def send(self, session: Session, text: str, *, req: int | None) -> None:
         """A text in a session, without a signature."""
         if self._is_busy:
-            self._deliver(session.recipient, Reply(req, self._refusal(_BUSY, self._now())))
+            self._deliver(session.recipient, Reply(req, self._busy(text, session)))
             return
         self._ask(partial(self._send, session, text, req))
 
@@ -310,7 +335,7 @@ class Exchange:
         """The texts of one frame: each stands alone; one message after the last."""
         answers: list[Answer] = []
         if self._is_busy:
-            answers = [self._refusal(_BUSY, self._now()) for _ in texts]
+            answers = [self._busy(text, session) for text in texts]
             self._deliver(session.recipient, Replies(req, answers))
             return
         for text in texts:
@@ -369,6 +394,16 @@ class Exchange:
             self._generations[owner] = max(generation, self._generations.get(owner, 1))
             if self._generation(owner) > before:
                 self._close_sessions_of(owner)
+
+    def note_free_space(self, nbytes: int) -> None:
+        """The journal's file system has so many bytes left (PROTOCOL §5).
+
+        Short of space, only what ends orders is carried out: cancels, and amends that take quantity
+        away. With next to none the market is halted, and stays so until the venue opens it.
+        """
+        self.free_space = nbytes
+        if nbytes < SPACE_FOR_TRADING:
+            self._ask(self._halt_for_space)
 
     def seal(self) -> None:
         """The journal has been idle: a tick says that what came before it is whole."""
@@ -486,7 +521,7 @@ class Exchange:
         try:
             command, holder = self._gate.admit_signed(text, signature, now=now, trusted=trusted)
         except Denied as denied:
-            return self._refusal(denied, now)
+            return self._noted(text, self._refusal(denied, now), now)
         answer = self._seen.answer(signature, now)
         if answer is None:
             seen = self._seen.recovered(signature, now)
@@ -499,6 +534,7 @@ class Exchange:
                 sees_all=holder is Holder.VENUE,
                 signature=signature,
             )
+            self._noted(text, answer, now)
             self._seen.add(signature, answer, now)
         return answer
 
@@ -507,13 +543,35 @@ class Exchange:
         try:
             command = self._gate.admit(session, text, now=now)
         except Denied as denied:
-            return self._refusal(denied, now)
+            return self._noted(text, self._refusal(denied, now), now, session)
         if session.cod and isinstance(command, NewOrder):
             command = replace(command, cod=True)
         answer = self._execute(command, at=now, sender=session, sees_all=session.venue)
         # Only a command that was carried out has a seq: a duplicate is of an order made elsewhere.
         if session.cod and answer.seq is not None and answer.oid in self._open:
             self._remember_cod(session, answer.oid)
+        return self._noted(text, answer, now, session)
+
+    def _busy(self, text: str, session: Session | None = None) -> Answer:
+        now = self._now()
+        return self._noted(text, self._refusal(_BUSY, now), now, session)
+
+    def _noted(self, text: str, answer: Answer, now: int, session: Session | None = None) -> Answer:
+        """The answer to a command; if it was refused, that is kept for `<ticker>.rejected`.
+
+        `session`: the one in which it was sent without a signature.
+        """
+        if answer.error is not None:
+            named = _NAMED_OWNER.match(text)
+            of_session = session.owner if session is not None else None
+            rejection = Rejection(
+                time=now,
+                owner=int(named[1]) if named is not None else of_session or HOUSE,
+                code=answer.error.code,
+                text=_cut(text),
+                seq=self._journal.seq,
+            )
+            self._batch.rejections.append(rejection)
         return answer
 
     def _refusal(self, denied: Denied, now: int) -> Answer:
@@ -542,6 +600,9 @@ class Exchange:
         signature: str = "",
     ) -> Answer:
         """Give the command to the engine, journal what it did, and tell who is to know."""
+        if self.free_space < SPACE_FOR_ORDERS and self._asks_for_more(command):
+            self.rejects[_NO_SPACE.code] += 1
+            return Answer(error=_NO_SPACE)
         events = self._engine.apply(command, at)
         first = events[0] if events else None
         if isinstance(first, Rejected):
@@ -579,6 +640,28 @@ class Exchange:
             answer = Answer(seq=seq, events=visible)
         self._forget_ended(events)
         return answer
+
+    def _asks_for_more(self, command: Command) -> bool:
+        """Whether it is a new order, or an amend that does not just take quantity away."""
+        if isinstance(command, NewOrder):
+            # One that was accepted before is answered again, and adds nothing (R14).
+            return self._engine.find(command.owner, command.client_id) is None
+        if not isinstance(command, Amend):
+            return False
+        if command.client_id:
+            order = self._engine.find(command.owner, command.client_id)
+        else:
+            order = self._engine.order(command.oid, owner=command.owner)
+        if order is None or not order.remaining:
+            return False  # order_not_found (R13)
+        keeps_terms = command.price in (None, order.price) and command.stop in (None, order.stop)
+        return not keeps_terms or command.quantity >= order.quantity
+
+    def _halt_for_space(self) -> None:
+        is_open = self._engine.phase in (Phase.CONTINUOUS, Phase.AUCTION)
+        if is_open and self.free_space < SPACE_FOR_TRADING:
+            halt = SetPhase(ticker=self.ticker, phase=Phase.HALTED, why=_NO_SPACE.code)
+            self._execute(halt, at=self._now(), sender=None, sees_all=True)
 
     def _note(
         self,
@@ -814,6 +897,9 @@ class _SeenSignatures:
 
 
 _BUSY = Denied("busy", f"{QUEUE_LIMIT} commands wait already; try again later")
+_NO_SPACE = Rejected(
+    "no_space", "the exchange's disk is nearly full: cancels work, new orders do not; try later"
+)
 _LOGIN_FIRST = Denied("bad_signature", "log in first: orders are told to their owner only")
 
 
@@ -826,6 +912,16 @@ def _readable_owner(session: Session, asked: int | None) -> int | None:
     if asked is not None and asked != session.owner:
         raise Denied("not_owner", f"this session speaks for owner {session.owner} only")
     return session.owner
+
+
+_NAMED_OWNER = re.compile("([0-9]{1,9}):", re.ASCII)
+
+
+def _cut(text: str) -> str:
+    """A text that was refused, as far as a command could go; no half of a key at its end."""
+    if len(text) <= protocol.TEXT_LIMIT:
+        return text
+    return text[: protocol.TEXT_LIMIT].rstrip(hexdigits) + "..."
 
 
 def _head(kind: str, req: int | None) -> JsonObject:

@@ -24,6 +24,9 @@ from matching.ports import File
 SYNC_SECONDS = 1.0
 """How often what is only written is synced."""
 
+SPACE_SECONDS = 1.0
+"""How often the free space is looked at."""
+
 SEAL_SECONDS = 0.5
 """An idle journal is sealed with a tick after so long."""
 
@@ -76,6 +79,7 @@ class GroupCommit:
 
     def begin(self) -> None:
         """Write the first batches of this run, before anybody is served. DiskFailed."""
+        self._exchange.note_free_space(self._free_space())
         while self._exchange.has_work:
             batch = self._exchange.take_batch()
             if batch.data:
@@ -89,7 +93,11 @@ class GroupCommit:
 
     async def run(self) -> None:
         """Write, until cancelled. DiskFailed; whatever else is raised is a bug of ours."""
-        jobs: list[Coroutine[None, None, None]] = [self._write_batches(), self._seal_when_idle()]
+        jobs: list[Coroutine[None, None, None]] = [
+            self._write_batches(),
+            self._seal_when_idle(),
+            self._watch_space(),
+        ]
         if not self._syncs:
             jobs.append(self._sync_what_is_written())
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -144,6 +152,16 @@ class GroupCommit:
             if loop.time() - self._last_write >= SEAL_SECONDS:
                 self.seal()
 
+    async def _watch_space(self) -> None:
+        """Beside the writing: on a slow disk the question waits too, and no order for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SPACE_SECONDS)
+            free = await loop.run_in_executor(self._syncer, self._free_space)
+            self._exchange.note_free_space(free)
+            if self._exchange.has_work:
+                self.schedule()
+
     async def _sync_what_is_written(self) -> None:
         while True:
             await asyncio.sleep(SYNC_SECONDS)
@@ -160,6 +178,10 @@ class GroupCommit:
     def _sync(self, batch: Batch) -> None:
         with _disk_calls():
             batch.sync(self._journal, self._mark)
+
+    def _free_space(self) -> int:
+        with _disk_calls():
+            return self._journal.free()
 
     def _write_and_sync(self, batch: Batch) -> None:
         start = time.perf_counter()

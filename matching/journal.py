@@ -180,6 +180,11 @@ def torn_path(journal: Path) -> Path:
     return journal.with_suffix(".torn")
 
 
+def rejected_path(journal: Path) -> Path:
+    """What the matching server refused; it is no part of the journal, and proves nothing."""
+    return journal.with_suffix(".rejected")
+
+
 class Batch(msgspec.Struct, frozen=True, gc=False):
     """One committed batch as read: numbers, CRCs, count and chain are right.
 

@@ -50,6 +50,9 @@ class File(Source, Protocol):
     def truncate(self, length: int) -> None:
         """Cut the file to its first `length` bytes."""
 
+    def free(self) -> int:
+        """Bytes that its file system still has for this process."""
+
     def close(self) -> None: ...
 
 
@@ -70,6 +73,12 @@ class Disk(Protocol):
 
     def create(self, path: Path) -> File:
         """A new, empty file whose name is on the medium; FileExistsError if there is one."""
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Give a file a name in the same folder, in place of whatever has it; both on the medium.
+
+        After a crash `to` is the old file or the new one, whole if that was synced.
+        """
 
     def lock(self, path: Path) -> Lock:
         """Hold `path` (made if missing) alone on this machine; Locked if another process does."""

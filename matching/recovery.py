@@ -42,6 +42,7 @@ from matching.journal import (
     judge_end,
     read_header,
     read_mark,
+    rejected_path,
     run_reader,
     settled_path,
     torn_path,
@@ -170,8 +171,8 @@ def open_journal(
     configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75).
     Refusing leaves everything as it was.
     """
-    if path in (durable_path(path), settled_path(path), torn_path(path)):
-        raise Contradiction(f"{path.name} is the name of a mark or of a torn tail, not a journal's")
+    if path in (beside(path) for beside in (durable_path, settled_path, torn_path, rejected_path)):
+        raise Contradiction(f"{path.name} is the name of what lies beside a journal, not of one")
     file = disk.open(path) if disk.exists(path) else None
     try:
         if file is not None:

@@ -20,6 +20,7 @@ b'kept'
 
 import errno
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,6 +288,10 @@ class SimulatedFile:
         self._disk.check_alive(self._process)
         del self._content.cache[length:]
         self._disk.operated()
+
+    def free(self) -> int:
+        self._disk.check_alive(self._process)
+        return self._disk.free if self._disk.free is not None else sys.maxsize
 
     def close(self) -> None:
         pass

@@ -7,7 +7,7 @@ import pytest
 
 from matching import exchange as exchange_module
 from matching import signing
-from matching.exchange import Close
+from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING, Batch, Close
 from matching.order import Phase
 from tests.matching.trading_floor import VENUE_KEY, Floor, Person
 
@@ -773,3 +773,142 @@ def test_whatever_was_answered_is_there_after_a_power_cut(seed: int) -> None:
         floor.exchange.find(trader.session, req=1, client_id=client_id)
         floor.commit()
         assert trader.take()[0]["order"]["oid"] == oid
+
+
+# -- short of space
+
+
+def test_short_of_space_new_orders_are_refused_and_what_ends_orders_works() -> None:
+    floor = Floor()
+    trader, venue = floor.trader(7), floor.venue()
+    for text in ("buy 10@50 id=a1", "buy 10@49 id=a2", "sell 10@60/40 id=a3", "buy 1@48"):
+        assert floor.ask(trader, text)["status"] in ("open", "pending_stop")
+    floor.exchange.note_free_space(SPACE_FOR_ORDERS - 1)
+    rows = [
+        ("buy 10@50", "no_space"),
+        ("buy 10", "no_space"),
+        ("buy 10@50.001", "no_space"),
+        ("sell 10@70/45 id=b1", "no_space"),
+        ("buy 10@50 id=a1", None),  # R14: it is in already
+        ("buy 11@50 id=a1", "duplicate_id"),
+        ("mod id=a1 11", "no_space"),
+        ("mod id=a1 10", "no_space"),
+        ("mod 1 9@50.01", "no_space"),
+        ("mod id=a3 9@60/41", "no_space"),
+        ("mod id=a1 9@50", None),
+        ("mod 3 9@60/40", None),
+        ("mod 99 1", "order_not_found"),
+        ("mod id=zz 1", "order_not_found"),
+        ("del id=a1", None),
+        ("mod id=a1 5", "order_not_found"),
+        ("del all", None),
+    ]
+    for text, code in rows:
+        assert floor.ask(trader, text).get("error", {}).get("code") == code, text
+    for text in ("phase intc auction", "set intc collar=5", "7:del intc all"):
+        assert "error" not in floor.ask(venue, text)
+    assert floor.exchange.rejects["no_space"] == 8
+    floor.exchange.note_free_space(SPACE_FOR_ORDERS)
+    assert floor.ask(trader, "buy 10@50")["status"] == "open"
+
+
+def test_signed_bytes_that_were_accepted_get_their_answer_without_space_too() -> None:
+    floor = Floor()
+    trader = floor.stranger()
+    text = f"7:buy intc 1@50 ts={floor.ts}"
+    trader.submit(text)
+    floor.commit()
+    floor.exchange.note_free_space(SPACE_FOR_ORDERS - 1)
+    trader.submit(text)
+    trader.submit(f"7:buy intc 1@51 ts={floor.ts}")
+    floor.commit()
+    first, again, refused = trader.take()
+    assert first == again
+    assert refused["error"]["code"] == "no_space"
+
+
+def test_with_next_to_no_space_the_market_is_halted_until_the_venue_opens_it() -> None:
+    floor = Floor()
+    trader, venue = floor.trader(7), floor.venue()
+    floor.ask(trader, "buy 1@50")
+    floor.exchange.note_free_space(SPACE_FOR_TRADING)
+    floor.commit()
+    assert floor.exchange.query()["phase"] == "continuous"
+    for _ in range(2):
+        floor.exchange.note_free_space(SPACE_FOR_TRADING - 1)
+        floor.commit()
+    assert floor.exchange.query()["phase"] == "halted"
+    (line,) = [line for line in floor.journal_lines() if "halted" in line]
+    assert ": [0] 0 phase halted why=no_space s=" in line
+    assert "error" not in floor.ask(trader, "del all")
+    floor.exchange.note_free_space(SPACE_FOR_ORDERS)
+    assert floor.ask(trader, "buy 1@50")["error"]["code"] == "market_halted"
+    assert "error" not in floor.ask(venue, "phase intc continuous")
+    assert floor.ask(trader, "buy 1@50")["status"] == "open"
+    floor.restart()
+    assert floor.exchange.query()["phase"] == "continuous"
+
+
+@pytest.mark.parametrize(
+    ("phase", "then"),
+    [(Phase.AUCTION, "halted"), (Phase.HALTED, "halted"), (Phase.CLOSED, "closed")],
+)
+def test_a_market_that_is_not_open_is_not_halted_for_want_of_space(phase: Phase, then: str) -> None:
+    floor = Floor(phase=phase)
+    floor.exchange.note_free_space(0)
+    floor.commit()
+    assert floor.exchange.query()["phase"] == then
+    halts = [line for line in floor.journal_lines() if "why=no_space" in line]
+    assert len(halts) == (phase is Phase.AUCTION)
+
+
+# -- rejections
+
+
+def rejections(batch: Batch) -> list[tuple[int, str, str]]:
+    return [(each.owner, each.code, each.text) for each in batch.rejections]
+
+
+def test_each_refused_command_is_kept_with_its_owner_its_code_and_the_record_before() -> None:
+    floor = Floor()
+    trader, venue, stranger = floor.trader(7), floor.venue(), floor.stranger()
+    seq = floor.exchange.feed.seq
+    trader.send("buy 1@50")
+    trader.send("buy 1@50.001")
+    trader.send("8:buy 1@50")
+    venue.send("buy 1@50.001")
+    venue.send("9:del 77")
+    trader.send("gibberish\n")
+    stranger.submit(f"7:buy intc 1@50 ts={floor.ts}", "00" * 32)
+    stranger.submit("6:buy intc 1@50 ts=1")
+    floor.exchange.find(trader.session, req=1, oid=4711)
+    batch = floor.exchange.take_batch()
+    assert rejections(batch) == [
+        (7, "bad_tick", "buy 1@50.001"),
+        (8, "not_owner", "8:buy 1@50"),
+        (0, "bad_tick", "buy 1@50.001"),
+        (9, "order_not_found", "9:del 77"),
+        (7, "bad_syntax", "gibberish\n"),
+        (7, "bad_signature", f"7:buy intc 1@50 ts={floor.ts}"),
+        (6, "stale_timestamp", "6:buy intc 1@50 ts=1"),
+    ]
+    assert {each.seq for each in batch.rejections} == {seq + 1}
+    assert {each.time for each in batch.rejections} == {floor.exchange.now()}
+
+
+def test_a_repeat_of_signed_bytes_that_were_refused_is_no_new_rejection() -> None:
+    floor = Floor()
+    stranger = floor.stranger()
+    for _ in range(2):
+        stranger.submit(f"7:buy intc 1@50.001 ts={floor.ts}")
+    assert len(floor.exchange.take_batch().rejections) == 1
+
+
+def test_a_refused_text_is_kept_as_far_as_a_command_may_go_and_no_half_of_a_key_with_it() -> None:
+    floor = Floor()
+    trader = floor.trader(7)
+    for text in ("x" * 300_000, "buy 1@50 " + "x" * 227 + "5e" * 32):
+        trader.send(text)
+    whole, cut = floor.exchange.take_batch().rejections
+    assert whole.text == "x" * 256 + "..."
+    assert cut.text == "buy 1@50 " + "x" * 227 + "..."
