@@ -96,7 +96,7 @@ class Trading:
         else:
             self.journal.append((self.time, command, events))
         self.engine.check()
-        self._compare()
+        compare_engines(self.engine, self.reference)
         self.accounts.enter(command, events)
         self.accounts.compare(self.engine)
         return events
@@ -107,58 +107,61 @@ class Trading:
         if microseconds:
             self.played.append(f"+{microseconds / 1_000_000:.6f}s")
 
-    def _compare(self) -> None:
-        """All the state that both engines have."""
-        engine, reference = self.engine, self.reference
-        assert orders_of(engine) == [reference_state(order) for order in reference.open_orders()]
-        for side in Side:
-            resting = reference.resting(side)
-            assert queue_of(engine, side) == [(order.oid, order.shown) for order in resting]
-            assert engine.book.levels(side) == [
-                (price, sum(order.shown for order in orders), len(orders))
-                for price, orders in _by_price(resting).items()
-            ]
-        assert engine.last == reference.last
-        assert engine.phase is reference.phase
-        assert engine.breaker_reference == reference.breaker_reference
-        assert (engine.next_oid, engine.next_tid) == (
-            len(reference.orders) + 1,
-            len(reference.trades) + 1,
-        )
-        assert {name: value for name, value in engine.settings.items() if value} == {
-            name: value for name, value in reference.settings.items() if value
-        }
-        found, indicative = engine.indicative(), reference.indicative()
-        assert indicative == (found and (found.price, found.volume, found.surplus))
-        for owner in {order.owner for order in reference.orders}:
-            assert engine.position(owner) == reference.position(owner)
-        self._compare_limits()
-        self._compare_ids()
 
-    def _compare_limits(self) -> None:
-        owners = {owner for owner, _ in self.reference.limits}
-        for owner in owners | {order.owner for order in self.reference.orders}:
-            if owner == HOUSE:
-                continue
-            in_force = self.engine.limits.product
-            if owner is not None:
-                in_force = in_force | self.engine.limits.exceptions.get(owner, {})
-            for name, value in in_force.items():
-                scale = 1 if name == "max_notional" else PRICE_SCALE
-                assert value * scale == self.reference.limit(owner, name), (owner, name)
+def compare_engines(engine: Engine, reference: ReferenceEngine) -> None:
+    """Assert that both have the same state: all of it that both know."""
+    assert orders_of(engine) == [reference_state(order) for order in reference.open_orders()]
+    for side in Side:
+        resting = reference.resting(side)
+        assert queue_of(engine, side) == [(order.oid, order.shown) for order in resting]
+        assert engine.book.levels(side) == [
+            (price, sum(order.shown for order in orders), len(orders))
+            for price, orders in _by_price(resting).items()
+        ]
+    assert engine.last == reference.last
+    assert engine.phase is reference.phase
+    assert engine.breaker_reference == reference.breaker_reference
+    assert (engine.next_oid, engine.next_tid) == (
+        len(reference.orders) + 1,
+        len(reference.trades) + 1,
+    )
+    assert {name: value for name, value in engine.settings.items() if value} == {
+        name: value for name, value in reference.settings.items() if value
+    }
+    found, indicative = engine.indicative(), reference.indicative()
+    assert indicative == (found and (found.price, found.volume, found.surplus))
+    owners = {order.owner for order in reference.orders}
+    for owner in owners:
+        assert engine.position(owner) == reference.position(owner)
+    for owner in owners | reference.generations.keys():
+        assert engine.generation(owner) == reference.generations.get(owner, 1)
+    _compare_limits(engine, reference)
+    _compare_ids(engine, reference)
 
-    def _compare_ids(self) -> None:
-        """Finished orders too, as long as R14 remembers them."""
-        for owner, client_id in {
-            (order.owner, order.asked.client_id) for order in self.reference.orders
-        }:
-            found = self.engine.find(owner, client_id)
-            known = self.reference.known_by_id(owner, client_id) if client_id else None
-            if known is None:
-                assert found is None, f"{found!r} is remembered"
-                continue
-            assert found is not None, f"#{known.oid} is forgotten"
-            assert order_state(found) == reference_state(known)
+
+def _compare_limits(engine: Engine, reference: ReferenceEngine) -> None:
+    owners = {owner for owner, _ in reference.limits}
+    for owner in owners | {order.owner for order in reference.orders}:
+        if owner == HOUSE:
+            continue
+        in_force = engine.limits.product
+        if owner is not None:
+            in_force = in_force | engine.limits.exceptions.get(owner, {})
+        for name, value in in_force.items():
+            scale = 1 if name == "max_notional" else PRICE_SCALE
+            assert value * scale == reference.limit(owner, name), (owner, name)
+
+
+def _compare_ids(engine: Engine, reference: ReferenceEngine) -> None:
+    """Finished orders too, as long as R14 remembers them."""
+    for owner, client_id in {(order.owner, order.asked.client_id) for order in reference.orders}:
+        found = engine.find(owner, client_id)
+        known = reference.known_by_id(owner, client_id) if client_id else None
+        if known is None:
+            assert found is None, f"{found!r} is remembered"
+            continue
+        assert found is not None, f"#{known.oid} is forgotten"
+        assert order_state(found) == reference_state(known)
 
 
 class AccountBook:
