@@ -504,7 +504,7 @@ def _misplaced(offset: int, text: bytes, expected: str) -> JournalDamaged:
 
 
 class History:
-    """The sound part of a whole journal: iterating gives its batches.
+    """The sound part of a journal, whole or after a position: iterating gives its batches.
 
     It ends with the file, or where a crash tore the last batch: `end` is that place then, `torn`
     what is wrong after it. JournalDamaged if history itself is damaged:
@@ -514,9 +514,9 @@ class History:
     If none can, the bad tail is a batch that was being written, and nothing in it was promised.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, after: Position | None = None) -> None:
         self.header = read_header(source)
-        self.end = beginning(self.header)
+        self.end = after if after is not None else beginning(self.header)
         self.torn: JournalDamaged | None = None
         self._source = source
 

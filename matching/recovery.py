@@ -4,8 +4,11 @@ Opening a journal follows PROTOCOL §5:
 
 1. No file, or one that a crash left without a whole header and that no mark knows: it is made.
 2. The header names the product and its terms; what the operator asked for may not contradict it.
-3. All batches are read and their commands given to a fresh engine. It must decide every event
-   again, byte for byte: the engine is a function of its commands (R18), so a difference is damage.
+3. Its batches are read and their commands given to an engine: that of the newest snapshot of this
+   journal which is whole, else of the older, else a fresh one. It must decide every event again,
+   byte for byte: the engine is a function of its commands (R18), so a difference is damage. Where a
+   `check` record tells the state's hash at some record, the state there must have it. If what
+   follows a snapshot does not fit it, the replay begins earlier: only one from the start refuses.
 4. The journal must reach the marks beside it: what was once promised must be there.
 5. A torn tail is copied to `<ticker>.torn`, synced, and cut off.
 6. What survived is synced before anybody is told of it: after a crash the page cache may hold more
@@ -14,15 +17,17 @@ Opening a journal follows PROTOCOL §5:
    takes such data for written, though the next sync will not write it and a reader sees it.
 
 Until step 5 nothing is written, so a refused journal is as it was.
+
+`take_snapshot` does step 3 as far as the durable mark, for the next start to begin there.
 """
 
 import argparse
+import re
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-
-import msgspec
 
 from matching.engine import Engine
 from matching.events import Event, Trade
@@ -37,9 +42,11 @@ from matching.journal import (
     Mark,
     Position,
     UnknownJournal,
+    beginning,
     check_mark,
     durable_path,
     judge_end,
+    read_batches,
     read_header,
     read_mark,
     rejected_path,
@@ -47,7 +54,7 @@ from matching.journal import (
     settled_path,
     torn_path,
 )
-from matching.order import Cancel, CancelReason, Command, format_price
+from matching.order import Cancel, CancelReason, format_price
 from matching.ports import Dice, Disk, File, Source
 from matching.records import (
     Check,
@@ -59,6 +66,21 @@ from matching.records import (
     parse_command,
     parse_line,
     parse_time,
+)
+from matching.snapshot import (
+    NotASnapshot,
+    PastTrade,
+    SeenSignature,
+    Snapshot,
+    State,
+    aside_path,
+    follows,
+    kept_snapshots,
+    read_snapshot,
+    snapshot_paths,
+    state_digest,
+    state_lines,
+    write_snapshot,
 )
 
 DEFAULT_TICK = 100
@@ -76,24 +98,6 @@ _COPY_SIZE = 1024 * 1024
 
 class Contradiction(Exception):
     """The journal is sound, but not of the product or the terms that the operator asked for."""
-
-
-class SeenSignature(msgspec.Struct, frozen=True, gc=False):
-    """A command that was sent by itself and is in the journal's last 10 s (PROTOCOL §2)."""
-
-    prefix: str
-    oid: int
-    time: int
-    seq: int
-    command: Command
-
-
-class PastTrade(msgspec.Struct, frozen=True, gc=False):
-    """A trade that the journal holds, for those who watch the market from now on."""
-
-    seq: int
-    time: int
-    trade: Trade
 
 
 class Recovered:
@@ -115,7 +119,9 @@ class Recovered:
         "is_new",
         "journal",
         "mark_file",
+        "passed_over",
         "signatures",
+        "snapshot_seq",
         "torn_bytes",
         "trades",
     )
@@ -132,6 +138,8 @@ class Recovered:
         signatures: list[SeenSignature],
         trades: list[PastTrade],
         disconnects: list[Cancel],
+        snapshot_seq: int,
+        passed_over: list[str],
     ) -> None:
         self.engine = engine
         self.journal = journal
@@ -148,6 +156,10 @@ class Recovered:
         """The last 50, oldest first."""
         self.disconnects = disconnects
         """Cancels of the open orders marked `cod=1`, in oid order."""
+        self.snapshot_seq = snapshot_seq
+        """The record after which the snapshot was taken that the replay began with; 0: none."""
+        self.passed_over = passed_over
+        """Why snapshots of this journal were not used, a sentence each."""
 
 
 def open_journal(
@@ -173,6 +185,8 @@ def open_journal(
     """
     if path in (beside(path) for beside in (durable_path, settled_path, torn_path, rejected_path)):
         raise Contradiction(f"{path.name} is the name of what lies beside a journal, not of one")
+    if path in (*snapshot_paths(path), aside_path(path)):
+        raise Contradiction(f"{path.name} is the name of a snapshot, not of a journal")
     file = disk.open(path) if disk.exists(path) else None
     try:
         if file is not None:
@@ -195,20 +209,25 @@ def open_journal(
             # The sync at the end, before any mark is written, makes the header safe too.
             file.truncate(0)
             file.append(header.encode())
-        history = History(file)
-        header = history.header
+        header = read_header(file)
         _refuse_other_terms(header, ticker=ticker, tick=tick, lot=lot, reference=reference)
         check_mark(durable, durable_path(path).name, lineage=header.lineage)
         check_mark(settled, settled_path(path).name, lineage=header.lineage)
-        replay = Replay(header)
-        for batch in history:
-            replay.take(batch)
-        check_mark(durable, durable_path(path).name, lineage=header.lineage, end=history.end)
-        check_mark(settled, settled_path(path).name, lineage=header.lineage, end=history.end)
-        torn_bytes = _cut_torn_tail(disk, torn_path(path), file, history.end)
+        passed_over: list[str] = []
+        replay, end = _replay_from_newest(
+            disk,
+            path,
+            file,
+            header,
+            passed_over=passed_over,
+            replay_from=lambda replay, start: replay.take_all(History(file, start)),
+        )
+        check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
+        check_mark(settled, settled_path(path).name, lineage=header.lineage, end=end)
+        torn_bytes = _cut_torn_tail(disk, torn_path(path), file, end)
         _write_again(file, durable.offset if durable is not None else 0)
         file.sync()
-        journal = Journal(header, history.end, time=replay.time)
+        journal = Journal(header, end, time=replay.time)
         mark_file = _open_mark(disk, durable_path(path), journal.mark)
     except BaseException:
         if file is not None:
@@ -224,7 +243,92 @@ def open_journal(
         signatures=replay.recent_signatures(),
         trades=list(replay.trades),
         disconnects=replay.disconnects(),
+        snapshot_seq=replay.snapshot.position.seq if replay.snapshot is not None else 0,
+        passed_over=passed_over,
     )
+
+
+def _replay_from_newest(
+    disk: Disk,
+    path: Path,
+    file: File,
+    header: Header,
+    *,
+    passed_over: list[str],
+    replay_from: Callable[["Replay", Position], Position],
+) -> tuple["Replay", Position]:
+    """Begin with the newest snapshot that fits, and replay on; where `replay_from` ended.
+
+    What is wrong with those that do not fit is added to `passed_over`.
+    """
+    for kept, _ in kept_snapshots(disk, path, header):
+        try:
+            snapshot = read_snapshot(disk, kept)
+            if not follows(file, snapshot.position):
+                raise NotASnapshot(f"the journal has no record {snapshot.position.seq} as it says")
+            replay = Replay(header, snapshot, checked=find_checked(file, snapshot.position))
+            return replay, replay_from(replay, snapshot.position)
+        except (NotASnapshot, JournalDamaged, OSError) as error:
+            passed_over.append(f"{kept.name}: {error}")
+    start = beginning(header)
+    replay = Replay(header, checked=find_checked(file, start))
+    return replay, replay_from(replay, start)
+
+
+def take_snapshot(
+    disk: Disk, path: Path, *, is_enough: Callable[[], bool] | None = None
+) -> tuple[Check, int]:
+    """Keep a snapshot of what is durable of a journal; its `check`, and its size in bytes.
+
+    The replay begins with the last snapshot and ends at the durable mark, or with the first batch
+    after which `is_enough`. Nothing but the snapshots is written, so a server may be at work.
+
+    JournalDamaged, UnknownJournal, OSError: none was taken.
+    """
+    durable = _read_mark(disk, durable_path(path))
+    if durable is None:
+        raise JournalDamaged(0, f"{durable_path(path).name} says nothing of what is durable")
+
+    def replay_from(replay: Replay, position: Position) -> Position:
+        for batch in read_batches(file, header, position, until=durable.offset):
+            replay.take(batch)
+            position = batch.position
+            if is_enough is not None and is_enough():
+                break
+        return position
+
+    with closing(disk.open(path)) as file:
+        header = read_header(file)
+        if header.rules != RULES:
+            raise UnknownJournal(f"rules={header.rules}; this program plays by rules={RULES}")
+        check_mark(durable, durable_path(path).name, lineage=header.lineage)
+        replay, end = _replay_from_newest(
+            disk, path, file, header, passed_over=[], replay_from=replay_from
+        )
+        snapshot = replay.snapshot
+        if snapshot is None or snapshot.position != end:
+            snapshot = Snapshot.of(replay.state(), header, end)
+            write_snapshot(disk, path, header, snapshot)
+    return Check(end.seq, snapshot.digest), len(snapshot.body)
+
+
+def find_checked(source: Source, after: Position) -> frozenset[int]:
+    """The records at which a `check` after that position tells the state's hash.
+
+    Whoever replays has to know before it comes there: a check is written some time later.
+    """
+    found: set[int] = set()
+    offset, rest = after.offset, b""
+    while block := source.read(offset, _COPY_SIZE):
+        offset += len(block)
+        lines, newline, rest = (rest + block).rpartition(b"\n")
+        found.update(int(match[1]) for match in _CHECK_LINE.finditer(lines + newline))
+        if len(rest) > _COPY_SIZE:  # no line of ours
+            rest = b""
+    return frozenset(found)
+
+
+_CHECK_LINE = re.compile(rb"^check ([0-9]{1,18}) [0-9a-f]{32} s=", re.MULTILINE)
 
 
 def _read_mark(disk: Disk, path: Path) -> Mark | None:
@@ -311,23 +415,69 @@ def _open_mark(disk: Disk, path: Path, mark: Mark) -> File:
 
 
 class Replay:
-    """A fresh engine that is given a journal's commands, and what else its records tell.
+    """An engine that is given a journal's commands, and what else its records tell.
 
-    `time` is the last record's (microseconds), `starts` the number of the last epoch, `trades` are
-    the last 50.
+    It begins with a `snapshot`, or fresh (None). `time` is the last record's (microseconds),
+    `starts` the number of the last epoch, `trades` are the last 50.
+
+    `checked` are records at which a `check` further on tells the state's hash: the state is hashed
+    there, and nowhere else, since that takes as long as replaying some ten thousand commands.
     """
 
-    __slots__ = ("_header", "_signatures", "engine", "starts", "time", "trades")
+    __slots__ = (
+        "_checked",
+        "_digests",
+        "_header",
+        "_signatures",
+        "engine",
+        "snapshot",
+        "starts",
+        "time",
+        "trades",
+    )
 
-    def __init__(self, header: Header) -> None:
-        self.engine = Engine(
-            header.ticker, tick=header.tick, lot=header.lot, reference=header.reference
-        )
-        self.time = 0
-        self.starts = 0
+    def __init__(
+        self,
+        header: Header,
+        snapshot: Snapshot | None = None,
+        *,
+        checked: frozenset[int] = frozenset(),
+    ) -> None:
+        """NotASnapshot if the snapshot's lines say no state."""
+        self.snapshot = snapshot
         self.trades: deque[PastTrade] = deque(maxlen=TRADES_KEPT)
-        self._header = header
         self._signatures: deque[SeenSignature] = deque()
+        self._header = header
+        self._checked = checked
+        self._digests: dict[int, str] = {}
+        if snapshot is None:
+            self.engine = Engine(
+                header.ticker, tick=header.tick, lot=header.lot, reference=header.reference
+            )
+            self.time = 0
+            self.starts = 0
+            return
+        state = snapshot.restore(header)
+        self.engine, self.time, self.starts = state.engine, state.time, state.starts
+        self.trades.extend(state.trades)
+        self._signatures.extend(state.signatures)
+        self._digests[snapshot.position.seq] = snapshot.digest
+
+    def state(self) -> State:
+        """What the replay has come to, after the last batch that it took."""
+        return State(
+            engine=self.engine,
+            time=self.time,
+            starts=self.starts,
+            trades=list(self.trades),
+            signatures=self.recent_signatures(),
+        )
+
+    def take_all(self, history: History) -> Position:
+        """Replay all that is sound; its end. JournalDamaged."""
+        for batch in history:
+            self.take(batch)
+        return history.end
 
     def take(self, batch: Batch) -> None:
         """Replay one batch. JournalDamaged if the engine decides otherwise than it says."""
@@ -337,6 +487,8 @@ class Replay:
                 index += self._take_record(batch, index)
             except ValueError as error:
                 raise JournalDamaged(batch.line_offset(index), str(error)) from error
+        if batch.last_seq in self._checked:
+            self._digests[batch.last_seq] = state_digest(self.state())
 
     def _take_record(self, batch: Batch, index: int) -> int:
         """Replay the record at `index`; how many lines it and its events are."""
@@ -383,10 +535,24 @@ class Replay:
                 if number != self.starts + 1:
                     raise ValueError(f"start {number} follows start {self.starts}")
                 self.starts = number
-            case Tick() | Check():
+            case Tick():
                 pass
+            case Check(seq=seq, digest=digest):
+                self._compare(seq, digest)
             case _:
                 raise ValueError(f"the engine did not decide this: {line!r}")
+
+    def _compare(self, seq: int, digest: str) -> None:
+        """A check must tell the hash of the state that the replay had at that record."""
+        found = self._digests.get(seq)
+        if found is None:
+            if self.snapshot is not None and seq < self.snapshot.position.seq:
+                return
+            raise ValueError(f"the check is of record {seq}, with which no batch before it ends")
+        if found != digest:
+            raise ValueError(
+                f"the state after record {seq} has the hash {found}; the check says {digest}"
+            )
 
     def _remember(self, record: CommandRecord, seq: int) -> None:
         seen = SeenSignature(
@@ -439,26 +605,71 @@ def _difference(batch: Batch, index: int, decided: list[str]) -> JournalDamaged:
 def _replay_file(path: Path, source: Source) -> None:
     durable = read_mark(durable_path(path))
     history = History(source)
-    if history.header.rules != RULES:
-        raise UnknownJournal(f"rules={history.header.rules}; this program plays by rules={RULES}")
-    replay = Replay(history.header)
+    header = history.header
+    if header.rules != RULES:
+        raise UnknownJournal(f"rules={header.rules}; this program plays by rules={RULES}")
+    snapshots = _snapshots_to_compare(path, header)
+    agreed: list[int] = []
+    replay = Replay(header, checked=find_checked(source, history.end))
     for batch in history:
         replay.take(batch)
+        for name, snapshot in snapshots:
+            if snapshot.position == batch.position:
+                _refuse_other_state(name, snapshot, replay.state())
+                agreed.append(batch.last_seq)
+    for name, snapshot in snapshots:
+        seq = snapshot.position.seq
+        if seq not in agreed:
+            print(f"not used: {name}: the journal has no record {seq} as it says")
     replay.engine.check()
     judge_end(path, history, durable)
     engine = replay.engine
+    seqs = " and ".join(str(seq) for seq in sorted(agreed))
     print(
         f"replayed: {history.end.seq} records give the same events again;"
         f" {engine.next_oid - 1} orders, {engine.next_tid - 1} trades, {replay.starts} starts,"
         f" {len(engine.open_orders())} orders open, phase {engine.phase}"
+        + (f"; the snapshots of records {seqs} say the same" if seqs else "")
     )
+
+
+def _snapshots_to_compare(path: Path, header: Header) -> list[tuple[str, Snapshot]]:
+    """The snapshots beside a journal; what a start would not use is noted instead."""
+    snapshots: list[tuple[str, Snapshot]] = []
+    for kept in snapshot_paths(path):
+        try:
+            snapshot = Snapshot.decode(kept.read_bytes())
+        except FileNotFoundError:
+            continue
+        except NotASnapshot as error:
+            print(f"not used: {kept.name}: {error}")
+            continue
+        if (snapshot.lineage, snapshot.rules) == (header.lineage, header.rules):
+            snapshots.append((kept.name, snapshot))
+        else:
+            print(f"not used: {kept.name}: it is of another journal")
+    return snapshots
+
+
+def _refuse_other_state(name: str, snapshot: Snapshot, state: State) -> None:
+    """JournalDamaged if a snapshot does not say the state that was replayed."""
+    replayed, said = state_lines(state), snapshot.lines()
+    if replayed != said:
+        differing = sorted({*replayed} ^ {*said})
+        where = "the snapshot" if differing[0] in said else "the replay"
+        raise JournalDamaged(
+            snapshot.position.offset,
+            f"{name} has another state than the replay: {len(differing)} lines differ, the first"
+            f" is in {where} only: {differing[0]}",
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code: 0 as it should be, 75 damaged, 78 unknown, 2 usage."""
     parser = argparse.ArgumentParser(
         prog="python -m matching.recovery",
-        description="Replay a journal and compare every event, without changing the file.",
+        description="Replay a journal from its start, and compare every event, every check and the"
+        " snapshots beside it; nothing is changed.",
         epilog="examples:\n"
         "  python -m matching.recovery var/journal/intc.log\n"
         "  for f in var/journal/*.log; do python -m matching.recovery $f || break; done",

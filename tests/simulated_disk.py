@@ -115,6 +115,7 @@ class SimulatedDisk:
         self._rng = rng
         self._files: dict[Path, _Content] = {}
         self._locks: set[Path] = set()
+        self._renamed: tuple[Path, Path, _Content | None] | None = None
         self._process = 0
         self.operations = 0
         """Operations that wrote, cut, synced or created, ever."""
@@ -148,6 +149,16 @@ class SimulatedDisk:
         self.operated()
         return self.open(path)
 
+    def rename(self, path: Path, to: Path) -> None:
+        """Two operations: the name, and its safety; a power cut between them may undo the first."""
+        replaced = self._files.get(to)
+        content = self._files[to] = self._files.pop(path)
+        self._renamed = (path, to, replaced)
+        self.operated()
+        self._renamed = None
+        content.has_name = True
+        self.operated()
+
     def lock(self, path: Path) -> "SimulatedLock":
         if path in self._locks:
             raise Locked(f"{path} is held by another process")
@@ -166,11 +177,20 @@ class SimulatedDisk:
     def power_cut(self, *, lose_everything: bool = False) -> None:
         """The machine stops and starts again. `lose_everything`: of what was not synced."""
         self.kill()
+        self._undo_rename(lose_everything=lose_everything)
         for path, content in list(self._files.items()):
             if not content.has_name and (lose_everything or self._rng.random() < 0.5):
                 del self._files[path]
             content.has_name = True
             content.power_cut(self._rng, lose_everything=lose_everything)
+
+    def _undo_rename(self, *, lose_everything: bool) -> None:
+        if self._renamed is not None and (lose_everything or self._rng.random() < 0.5):
+            path, to, replaced = self._renamed
+            self._files[path] = self._files.pop(to)
+            if replaced is not None:
+                self._files[to] = replaced
+        self._renamed = None
 
     def copy(self, rng: random.Random) -> "SimulatedDisk":
         """Another disk with the same files, on which nobody works and no fault is planned."""

@@ -17,8 +17,8 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
     "order events account auction book clientids limits settings stops protocol signing engine"
-    " records journal recovery session exchange marketdata deadman fanout client ports disk config"
-    " console exits pidfile groupcommit server realtime httphandlers matchingserver"
+    " records journal snapshot recovery session exchange marketdata deadman fanout client ports disk"
+    " config console exits pidfile groupcommit server realtime httphandlers matchingserver"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -54,11 +54,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),
     "matching.marketdata": _matching("order events"),
-    "matching.recovery": _matching("order events protocol ports records journal engine book"),
+    "matching.snapshot": _matching(
+        "order events account book clientids stops engine records journal ports"
+    ),
+    "matching.recovery": _matching("order events ports records journal engine snapshot"),
     "matching.session": _matching("order protocol signing"),
     "matching.exchange": _matching(
         "order events protocol signing ports account engine journal limits recovery session"
-        " marketdata"
+        " snapshot marketdata"
     ),
     "matching.client": _matching("order protocol signing config exits"),
     "matching.deadman": (),
@@ -118,7 +121,7 @@ LIBRARY_ROOMS = {
 
 # The core is handed its time, dice, disk and threads, so that a simulation can hand it bad ones.
 PURE = _matching("order events account auction book clientids limits settings stops engine")
-PURE += _matching("protocol signing records journal recovery session exchange marketdata")
+PURE += _matching("protocol signing records journal snapshot recovery session exchange marketdata")
 IMPURE_MODULES = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
 IMPURE_MODULES |= {"asyncio", "socket", "subprocess", "concurrent"}
 TIME_TEXT_ONLY = {"matching.marketdata": {"datetime"}, "matching.exchange": {"datetime"}}
