@@ -21,7 +21,7 @@ from app.controllers.base import (
 from app.controllers.chart import charted
 from app.controllers.curves import Curves
 from app.controllers.markets import Quote
-from app.controllers.orders import new_order_id, read_doubts
+from app.controllers.orders import TICKET_FIELDS, new_order_id, read_doubts
 from app.controllers.portfolio import cash_values
 from app.models import equity, portfolio
 from app.models import products as catalog
@@ -33,7 +33,7 @@ from app.models.portfolio import OpenOrder, ProfitAndLoss, TradeRow
 from app.models.products import Product, ProductForm
 from app.models.rules import Rules
 from matching.marketdata import format_time
-from matching.order import PRICE_SCALE, format_price
+from matching.order import PRICE_SCALE, Side, format_price
 
 PRODUCT_FIELDS = (
     "name",
@@ -224,7 +224,10 @@ async def _edit(request: Request, product: Product, changed: ProductForm) -> Red
 
 @expose(Audience.TRADERS, view="default/trade.html")
 def trade(db: DAL, request: Request, key: int) -> Result:
-    """The canvas and the plain order form; what else is on it is kept current by the live feed."""
+    """The canvas and the plain order form; what else is on it is kept current by the live feed.
+
+    `?type=sell&quantity=5&price=101` and so on: what the form begins with.
+    """
     product = _known(catalog.get(db, key), key)
     owner = request.trader.id
     open_orders = portfolio.open_orders(db, owner, product.name)
@@ -233,7 +236,9 @@ def trade(db: DAL, request: Request, key: int) -> Result:
             message = f"{product.name} is not traded at present; your orders in it are below"
             return Redirect("/default/positions", message)
         raise Problem(404, "not_found", f"{product.name} is not traded at present")
+    ticket = _ticket(request.query, product)
     page = {
+        "kind": ticket["kind"],
         "product": product.id,
         "name": product.description or product.name,
         "ticker": product.name,
@@ -251,6 +256,7 @@ def trade(db: DAL, request: Request, key: int) -> Result:
         "orders": [_open_order(order) for order in open_orders],
         "in_doubt": read_doubts(db, owner, product.name),
         "order_id": new_order_id(),
+        "ticket": ticket,
         "quote": _quote(quote),
         "phase": _state(product, quote),
         "indicative": market.feed.indicative if market else None,
@@ -372,6 +378,17 @@ def _open_order(order: OpenOrder) -> dict[str, Any]:
         "post": order.post,
         "peak": order.peak,
     }
+
+
+def _ticket(typed: Mapping[str, str], product: Product) -> dict[str, str]:
+    """What the order form begins with: what was written in it before, else about 100 at a limit."""
+    ticket = {name: typed.get(name, "") for name in TICKET_FIELDS}
+    if not ticket["quantity"]:
+        ticket["quantity"] = str(max(100 // product.lot, 1) * product.lot)
+    stop = "stop-" if ticket["stop"] else ""
+    is_market = "type" in typed and not ticket["price"]
+    side = Side.SELL if ticket["type"] == Side.SELL else Side.BUY
+    return {**ticket, "kind": f"{side}-{stop}{'market' if is_market else 'limit'}"}
 
 
 def _known(product: Product | None, key: int) -> Product:

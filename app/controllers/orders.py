@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -68,6 +69,12 @@ ORDER_FIELDS = (
     "peak",
     "owner",
 )
+TICKET_FIELDS = ("type", "quantity", "price", "stop", "tif", "peak", "post")
+"""What a trader writes into the ticket. A plain form that was refused comes back with it."""
+
+TYPED_LIMIT = 40
+"""So many characters of a field are kept; none that is right has more."""
+
 DELETE_FIELDS = ("product", "oid", "owner", "_next")
 
 UNSEEN_SECONDS = 60.0
@@ -157,7 +164,7 @@ async def order(request: Request) -> Result:
 
     `post=on`: only to rest (R8). `peak`: so many of it are shown (R9); empty or 0: all.
     """
-    return await tell(request, _place(request), _sentence)
+    return await tell(request, _place(request), _sentence, kept=TICKET_FIELDS)
 
 
 @expose(Audience.TRADERS, methods=("POST",), fields=DELETE_FIELDS)
@@ -184,9 +191,16 @@ def require_owner(request: Request) -> None:
 
 
 async def tell(
-    request: Request, work: Coroutine[Any, Any, Answer], sentence: Callable[[dict[str, Any]], str]
+    request: Request,
+    work: Coroutine[Any, Any, Answer],
+    sentence: Callable[[dict[str, Any]], str],
+    *,
+    kept: Sequence[str] = (),
 ) -> Result:
-    """The answer as it is to who asked for JSON; else as a sentence on the form's page."""
+    """The answer as it is to who asked for JSON; else as a sentence on the form's page.
+
+    If it is refused, that page is told what was written in the fields that are to be `kept`.
+    """
     if request.wants_json:
         return await work
     product = request.form.get("product", "")
@@ -195,6 +209,8 @@ async def tell(
     try:
         answer = await work
     except Problem as problem:
+        typed = {name: request.form[name][:TYPED_LIMIT] for name in kept if request.form.get(name)}
+        back += f"?{urlencode(typed)}" if typed else ""
         return Redirect(back, problem.message, is_error=True)
     return Redirect(back, sentence(answer.values))
 

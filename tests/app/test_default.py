@@ -215,6 +215,7 @@ def test_the_trade_page_tells_its_scripts_what_they_need(
     page = page_data(web.browser(trader).get(f"/default/trade/{away.id}"))
     token = page.pop("xsrf")
     assert page == {
+        "kind": "buy-limit",
         "product": away.id,
         "name": "Away Inc.",
         "ticker": "away",

@@ -1,6 +1,7 @@
 """The way of an order from a form to the matching server, with real processes that are killed."""
 
 import asyncio
+import html
 import itertools
 import os
 import re
@@ -295,13 +296,13 @@ def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
     browser = web.browser(buyer)
     form = {"product": market.product.id, "type": "buy", "quantity": "7", "price": "50"}
     trade_page = f"/default/trade/{market.product.id}"
-    for change, sentence in (
-        ({}, "Order #1: open, 0 filled, 7 open"),
-        ({"quantity": "many"}, "Quantity is a whole number"),
-        ({"price": "50.255"}, "50.255"),
+    for change, typed, sentence in (
+        ({}, "", "Order #1: open, 0 filled, 7 open"),
+        ({"quantity": "many"}, "?type=buy&quantity=many&price=50", "Quantity is a whole number"),
+        ({"price": "50.255"}, "?type=buy&quantity=7&price=50.255", "50.255 is not a multiple"),
     ):
         answer = browser.post("/default/order", {**form, **change})
-        assert (answer.status, answer.headers["location"]) == (303, trade_page)
+        assert (answer.status, answer.headers["location"]) == (303, trade_page + typed)
         assert sentence in browser.get(trade_page).text
     answer = browser.post("/default/delete", {"product": market.product.id, "oid": "all"})
     assert (answer.status, answer.headers["location"]) == (303, trade_page)
@@ -312,6 +313,38 @@ def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
     ):
         form = {"product": market.product.id, "oid": "all", "_next": target}
         assert browser.post("/default/delete", form).headers["location"] == leads_to
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind"),
+    [
+        ({"type": "sell", "quantity": "7", "price": "50.255", "tif": "day"}, "sell-limit"),
+        ({"type": "buy", "quantity": "many"}, "buy-market"),
+        ({"type": "sell", "quantity": "9", "stop": "x", "tif": "fok"}, "sell-stop-market"),
+        (
+            {"type": "buy", "quantity": "9", "price": "1", "stop": "-", "post": "on"},
+            "buy-stop-limit",
+        ),
+        ({"type": "buy", "quantity": "9", "price": "50", "peak": '"><script>'}, "buy-limit"),
+    ],
+)
+def test_a_plain_form_that_is_refused_comes_back_as_it_was_written(
+    web: Web, market: Market, buyer: User, typed: dict[str, str], kind: str
+) -> None:
+    browser = web.browser(buyer)
+    answer = browser.post("/default/order", {"product": market.product.id, **typed})
+    page = browser.get(answer.headers["location"]).text
+    assert 'class="error' in page
+    form = page.partition('action="/default/order"')[2].partition("</form>")[0]
+    for name in ("quantity", "price", "stop", "peak"):
+        [value] = re.findall(rf'name="{name}" [^>]*value="([^"]*)"', form)
+        assert html.unescape(value) == typed.get(name, ""), name
+    assert re.findall(r'value="(\w+)" checked>', form) == [typed["type"]]
+    assert re.findall(r'value="(\w+)" selected>[a-z]{3}:', form) == (
+        [typed["tif"]] if "tif" in typed else []
+    )
+    assert ('value="on" checked' in form) == ("post" in typed)
+    assert re.findall(r'name="canvas-kind" value="([a-z-]+)" checked', page) == [kind]
 
 
 def test_a_form_of_a_page_drawn_for_somebody_else_sends_nothing(
@@ -332,7 +365,7 @@ def test_a_form_of_a_page_drawn_for_somebody_else_sends_nothing(
     ):
         answer = browser.post(path, {**form, **fields}, JSON)
         assert (answer.status, answer.error) == (403, "not_owner")
-        assert browser.post(path, {**form, **fields}).headers["location"] == trade_page
+        assert browser.post(path, {**form, **fields}).headers["location"].startswith(trade_page)
         assert f"You are logged in as {buyer.username} now" in browser.get(trade_page).text
     assert market.journaled(" buy ") == 0
     assert market.journaled(" del ") == 0

@@ -251,6 +251,40 @@ def test_on_a_phone_an_order_is_amended_in_the_table(venue: Venue, market: Marke
         wait_for_price(trader, order["oid"], 855_000)
 
 
+@pytest.mark.parametrize("width", [390, 900, 1280, 1440])
+def test_no_choice_of_the_ticket_is_cut_off(venue: Venue, market: Market, width: int) -> None:
+    options = PHONE if width == 390 else {"viewport": {"width": width, "height": 720}}
+    with venue.trader(**options) as trader:
+        trader.open_trade_page(market)
+        if width == 390:
+            trader.page.get_by_role("tab", name="Ticket").tap()
+        for select in trader.page.locator("#ticket select").all():
+            shown, wanted = select.evaluate(
+                """(select) => {
+                    const { width } = select.getBoundingClientRect();
+                    select.style.width = "max-content";
+                    return [width, select.getBoundingClientRect().width];
+                }"""
+            )
+            assert shown >= wanted
+
+
+def test_a_form_sent_before_the_scripts_ran_comes_back_as_it_was_written(
+    venue: Venue, market: Market
+) -> None:
+    with venue.trader() as trader:
+        page = trader.page
+        page.goto(
+            f"/default/trade/{market.product}?type=sell&quantity=7&price=98.7&stop=99&tif=fok"
+        )
+        trader.wait_for_line("live")
+        expect(page.get_by_role("button", name="Sell 7 at 98.70, stop 99.00")).to_be_visible()
+        for name, value in (("Price", "98.7"), ("Stop", "99"), ("Quantity", "7")):
+            expect(page.get_by_label(name, exact=True)).to_have_value(value)
+        expect(page.get_by_label("sell stop limit")).to_be_checked()
+        expect(page.get_by_label("In force", exact=True)).to_have_value("fok")
+
+
 def test_without_scripts_every_kind_of_order_is_placed_and_amended(venue: Venue) -> None:
     market = venue.open_market("bare")
     with venue.trader(**DESKTOP, java_script_enabled=False) as trader:

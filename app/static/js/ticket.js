@@ -31,6 +31,9 @@ export class Ticket {
     const { type, quantity, price, stop, tif, peak, post } = form.elements;
     const kind = form.querySelector("[data-ticket=kind]");
     this.#fields = { type, kind, quantity, price, stop, tif, peak, post };
+    for (const field of [price, stop]) {
+      if (field.defaultValue) this.#typed.set(field, field.defaultValue); // before a refusal
+    }
     this.#postNote = document.getElementById("post-note");
     this.#postWords = this.#postNote.textContent;
     this.#preview = form.querySelector(".preview");

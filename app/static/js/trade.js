@@ -44,7 +44,7 @@ const orders = new Orders(page);
 const scale = new Scale(page);
 const notices = new Notices({ toasts: element("toasts"), voice: element("voice") });
 const news = new News({ notices, onCancel: cancel });
-const aim = new Aim({ kind: kindOf("buy-limit"), onChange: aimChanged });
+const aim = new Aim({ kind: kindOf(page.kind), onChange: aimChanged });
 const canvas = new Canvas({
   stage: element("stage"),
   plot: element("plot"),
