@@ -214,7 +214,15 @@ class ReadyHandler(Handler):
     def get(self) -> None:
         ready = not self.server.is_stopping
         self.set_status(200 if ready else 503)
-        self.finish_json({"ready": ready, "seq": self.server.exchange.feed.seq})
+        exchange = self.server.exchange
+        self.finish_json(
+            {
+                "ready": ready,
+                "seq": exchange.feed.seq,
+                "free_bytes": exchange.free_space,
+                "alarms": self.server.alarms.sentences,
+            }
+        )
 
 
 class MetricsHandler(Handler):

@@ -77,7 +77,7 @@ async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
     lock = _lock(disk, var, options.ticker)
     try:
         sockets = _bind(options)
-        path = options.journal if options.journal is not None else var.journal_file(options.ticker)
+        path = options.journal_file(var)
         recovered = _recover(disk, path, options)
         server = Server(
             recovered,

@@ -1,18 +1,22 @@
 """The server of one product while it is served: exchange, group commit, fan-out, connections.
 
 What handlers submit is decided at once and settled when its batch is durable: then come answers,
-each connection's in one write, and after them the public update. It stops in this order: no new
-connections, the cancels of sessions with cod=1, a last seal, and the sockets close with 1001.
+each connection's in one write, after them the public update, and last what was refused goes to
+`<ticker>.rejected`. It stops in this order: no new connections, the cancels of sessions with cod=1,
+a last seal, and the sockets close with 1001.
 """
 
 import asyncio
 import ipaddress
 import logging
+import math
+import resource
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -20,20 +24,26 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
+from tornado.iostream import IOStream
 from tornado.web import Application
 
+from matching.alarms import Alarms
+from matching.clockwatch import TOLERANCE_SECONDS, ClockWatch
 from matching.config import Var, read_generations
 from matching.deadman import DeadMen
-from matching.exchange import Batch, Exchange
+from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING, Batch, Exchange
 from matching.exits import Fatal
 from matching.fanout import Fanout, Listener
 from matching.groupcommit import GroupCommit
 from matching.order import Phase
 from matching.ports import Clock, Dice
 from matching.recovery import Recovered
+from matching.rejectedfile import RejectedFile
 from matching.session import Session
 
-DISCARD_LIMIT = 16 * 1024 * 1024
+MIB = 1024 * 1024
+
+DISCARD_LIMIT = 16 * MIB
 """Bodies up to this are read to their end and refused with a sentence; larger ones are cut off."""
 
 BODY_SECONDS = 10
@@ -44,6 +54,18 @@ PING_SECONDS = 20
 
 GENERATIONS_SECONDS = 0.25
 """How often var/key.generations is looked at; PROTOCOL §2 asks for 0.5."""
+
+LOOK_SECONDS = 1.0
+"""How often the server looks whether there is something to raise an alarm about."""
+
+CLOCK_ALARM_SECONDS = 60 * 60
+"""How long after the clock has jumped the alarm stands."""
+
+FILES_ALARM_SECONDS = 60
+"""How long after a connection was turned away the alarm stands."""
+
+FILES_KEPT = 32
+"""Open files that connections leave to the server, for what it has to read and write beside."""
 
 CLOSE_SECONDS = 1.0
 """How long clients have to say goodbye when the server stops."""
@@ -72,6 +94,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an answer waits for the sync (`--durability fsync`) or only for the write."""
     demo: bool = False
 
+    def journal_file(self, var: Var) -> Path:
+        return self.journal if self.journal is not None else var.journal_file(self.ticker)
+
 
 class Connection(Protocol):
     """One WebSocket, as the server sees it (`matching.realtime`)."""
@@ -84,6 +109,31 @@ class Connection(Protocol):
 
     def ping_or_close(self, now: float) -> None:
         """Ask for a sign of life, or give it up."""
+
+
+class HttpServer(HTTPServer):
+    """Tornado's, but it turns connections away before they leave the process no file to open.
+
+    Without that accepting fails, again and again, for as long as somebody waits to be accepted.
+    """
+
+    turned_away = 0
+    last_turned_away = -math.inf
+    """When, on the monotonic clock."""
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        handle = stream.fileno()
+        if (
+            most != resource.RLIM_INFINITY
+            and isinstance(handle, int)
+            and handle >= most - FILES_KEPT
+        ):
+            stream.close()
+            self.turned_away += 1
+            self.last_turned_away = time.monotonic()
+            return
+        super().handle_stream(stream, address)
 
 
 class Server:
@@ -104,6 +154,7 @@ class Server:
         self.recovered = recovered
         self.recovered_records = recovered.journal.seq
         self._var = var
+        self._clock = clock
         self._generations_stamp: tuple[int, int, int] | None = None
         self.exchange = Exchange(
             recovered,
@@ -119,6 +170,11 @@ class Server:
             syncs=options.syncs,
             on_settled=self._on_settled,
         )
+        self.rejected = RejectedFile(options.journal_file(var))
+        self.alarms = Alarms()
+        self.clock_watch = ClockWatch(lambda: clock.now() / 1e6, monotonic=time.monotonic)
+        self._clock_alarm = ""
+        self._clock_alarm_until = 0.0
         self.fanout = Fanout(self.exchange.feed, now=self.exchange.now)
         self.dead_men = DeadMen(self._cancel_for_dead_man)
         self.connections: set[Connection] = set()
@@ -126,10 +182,11 @@ class Server:
         self._to_flush: list[Connection] = []
         self._committing: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._http: HTTPServer | None = None
+        self._http: HttpServer | None = None
         self._timers = [
             PeriodicCallback(self._poll_generations, GENERATIONS_SECONDS * 1000),
             PeriodicCallback(self._ping, PING_SECONDS * 1000),
+            PeriodicCallback(self._look_around, LOOK_SECONDS * 1000),
         ]
         self.metrics = CollectorRegistry()
         self.metrics.register(_ServerMetrics(self))
@@ -140,10 +197,11 @@ class Server:
         """Write the first batches of this run, before anybody is served. DiskFailed."""
         self.exchange.start(phase=self.options.phase if self.recovered.is_new else None)
         self.commit.begin()
+        self._look_around()
 
     def serve(self, application: Application, sockets: Iterable[socket.socket]) -> None:
         """Accept connections."""
-        self._http = HTTPServer(application, max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
+        self._http = HttpServer(application, max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
         self._http.add_sockets(sockets)
         self.fanout.start()
         for timer in self._timers:
@@ -195,6 +253,7 @@ class Server:
         self.fanout.stop()
         if self._http is not None:
             self._http.stop()
+        self.rejected.close()
 
     def trusts(self, address: str) -> bool:
         """Whether the venue key counts from this address (PROTOCOL §2)."""
@@ -219,6 +278,9 @@ class Server:
             connection.flush_messages()
         if batch.changes is not None:
             self.fanout.publish(batch.changes)
+        # Where even the market is halted for want of space, the rest of it is the journal's.
+        if batch.rejections and self.exchange.free_space >= SPACE_FOR_TRADING:
+            self.rejected.write(batch.rejections)
 
     def _cancel_for_dead_man(self, owner: int) -> None:
         self.exchange.cancel_for_dead_man(owner)
@@ -241,6 +303,52 @@ class Server:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.ping_or_close(now)
+
+    @property
+    def turned_away(self) -> int:
+        """Connections for which the process had no file left."""
+        return self._http.turned_away if self._http is not None else 0
+
+    @property
+    def seconds_ahead(self) -> float:
+        """How far the journal's time is ahead of the clock, which has gone back."""
+        return max(0, self.exchange.now() - self._clock.now()) / 1e6
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        jump = self.clock_watch.look()
+        if jump:
+            moment = datetime.fromtimestamp(self._clock.now() / 1e6, UTC)
+            self._clock_alarm = (
+                f"the clock {'leapt' if jump > 0 else 'went back'} by {abs(jump):.2f} s,"
+                f" to {moment:%Y-%m-%dT%H:%M:%S}Z"
+            )
+            self._clock_alarm_until = now + CLOCK_ALARM_SECONDS
+        self.alarms.update(dict(self._alarms(now)))
+
+    def _alarms(self, now: float) -> Iterator[tuple[str, str]]:
+        """What an operator has to know, each with its name."""
+        free = self.exchange.free_space
+        for name, least, then in (
+            ("orders", SPACE_FOR_ORDERS, "new orders are refused (no_space), cancels work"),
+            ("trading", SPACE_FOR_TRADING, "the market is halted until a manager resumes it"),
+        ):
+            if free < least:
+                found = f"{free // MIB} MiB are free on the journal's file system"
+                yield name, f"{found}, under {least // MIB}: {then}"
+        if now < self._clock_alarm_until:
+            yield f"clock {self.clock_watch.jumps}", self._clock_alarm
+        ahead = self.seconds_ahead
+        if ahead > TOLERANCE_SECONDS:
+            yield (
+                "time",
+                f"the clock is {ahead:.0f} s behind the journal's time, which waits for it",
+            )
+        if self._http is not None and now - self._http.last_turned_away < FILES_ALARM_SECONDS:
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            yield "files", f"connections are turned away: only {most} files may be open (ulimit -n)"
+        if self.rejected.problem:
+            yield "rejected", f"{self.rejected.problem}; trading goes on"
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -270,3 +378,23 @@ class _ServerMetrics(Collector):
         yield GaugeMetricFamily("emte_clients", "WebSockets", value=len(server.connections))
         yield GaugeMetricFamily("emte_seq", "Last durable record", value=exchange.feed.seq)
         yield GaugeMetricFamily("emte_epoch", "Starts of this journal", value=exchange.epoch)
+        yield GaugeMetricFamily(
+            "emte_free_bytes", "Free on the journal's file system", value=exchange.free_space
+        )
+        yield CounterMetricFamily(
+            "emte_clock_jumps", "Times the clock was put", value=server.clock_watch.jumps
+        )
+        yield GaugeMetricFamily(
+            "emte_seconds_ahead", "Journal's time ahead of the clock", value=server.seconds_ahead
+        )
+        yield CounterMetricFamily(
+            "emte_turned_away", "Connections for which no file was left", value=server.turned_away
+        )
+        yield CounterMetricFamily(
+            "emte_rejects_left_out",
+            "Refused commands that are not in the rejected file",
+            value=server.rejected.left_out,
+        )
+        yield GaugeMetricFamily(
+            "emte_alarms", "Alarms that stand", value=len(server.alarms.sentences)
+        )

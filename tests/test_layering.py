@@ -19,6 +19,7 @@ CORE = (
     "order events account auction book clientids limits settings stops protocol signing engine"
     " records journal snapshot recovery session exchange marketdata deadman fanout client ports disk"
     " config console exits pidfile groupcommit server realtime httphandlers matchingserver"
+    " alarms clockwatch rejectedfile"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -65,10 +66,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "matching.client": _matching("order protocol signing config exits"),
     "matching.deadman": (),
+    "matching.alarms": (),
+    "matching.clockwatch": (),
+    "matching.rejectedfile": _matching("exchange journal records"),
     "matching.fanout": _matching("marketdata"),
     "matching.groupcommit": _matching("exchange ports"),
     "matching.server": _matching(
         "order exchange session recovery ports config deadman exits fanout groupcommit"
+        " alarms clockwatch rejectedfile"
     ),
     "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),
