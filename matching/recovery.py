@@ -77,6 +77,7 @@ from matching.snapshot import (
     follows,
     kept_snapshots,
     read_snapshot,
+    record_lines,
     snapshot_paths,
     state_digest,
     state_lines,
@@ -309,7 +310,7 @@ def take_snapshot(
         if snapshot is None or snapshot.position != end:
             snapshot = Snapshot.of(replay.state(), header, end)
             write_snapshot(disk, path, header, snapshot)
-    return Check(end.seq, snapshot.digest), len(snapshot.body)
+    return Check(end.seq, snapshot.digest), len(snapshot.state) + len(snapshot.records)
 
 
 def find_checked(source: Source, after: Position) -> frozenset[int]:
@@ -653,7 +654,7 @@ def _snapshots_to_compare(path: Path, header: Header) -> list[tuple[str, Snapsho
 
 def _refuse_other_state(name: str, snapshot: Snapshot, state: State) -> None:
     """JournalDamaged if a snapshot does not say the state that was replayed."""
-    replayed, said = state_lines(state), snapshot.lines()
+    replayed, said = [*state_lines(state), *record_lines(state)], snapshot.lines()
     if replayed != said:
         differing = sorted({*replayed} ^ {*said})
         where = "the snapshot" if differing[0] in said else "the replay"

@@ -1,16 +1,15 @@
 """Snapshots: the state that a journal's replay has come to, as lines, as their hash, and as a file.
 
-The state is all that the next command's outcome or the server's first answers depend on. Each line
-says one thing of it; they are sorted as ASCII text, and the state's hash, `check`'s in PROTOCOL §5,
-is the blake2b-128 of all of them, each with a newline. Prices and times are the journal's; `-` is
-none; TERMS is an order as the journal's line of it says it, `[oid] owner side quantity@price/stop`
-with its options, and has what amends, decrements (R5) and an election (R7) have made of it.
+The state is all that the next command's outcome depends on. Each line says one thing of it; they
+are sorted as ASCII text, and the state's hash, `check`'s in PROTOCOL §5, is the blake2b-128 of all
+of them, each with a newline. Journals hold such hashes: another form of line needs other `rules=`.
 
     ask 000000001 TERMS filled=2 hidden=0    resting, in book order: best price first, then time
     bid 000000001 TERMS filled=0 hidden=40   hidden: what of an iceberg is not shown now (R9)
     breaker 100.00                           what the breaker measures from (R12)
     id TERMS                                 a remembered client id (R14): the order as entered
-    id TERMS now=80@99.95/- filled=80        … which has ended, and as what; ` canceled` if it was
+    id TERMS filled=80 canceled              … which has ended, and how
+    id TERMS now=80@99.95/- filled=80        … with other values than it was entered with
     key 7 2                                  owner and generation, where one was raised
     last 99.95                               R15
     limit * max_quantity 1000000             R16's of the product; limit 7 …: an owner's own;
@@ -18,35 +17,46 @@ with its options, and has what amends, decrements (R5) and an election (R7) have
     next oid 5 tid 2                         the numbers of the next order and the next trade
     phase continuous
     position 4 -8                            an owner's net shares, if any
-    rate 7 1700000000.050000 2               then so many orders and amends of an owner were
-                                             accepted, within the last second before `time` (R16)
-    seen 5 TIME: [4] 4 buy … g=5d2e8a60b1c7… record 5: the last 10 s' commands sent by themselves
+    rate 7 1700000000.050000 2               then so many orders and amends of an owner (but the
+                                             house) were accepted; within a second before the last
+                                             record only (R16)
     setting collar 50000                     R3, R12, R17, in ten-thousandths
-    starts 3                                 the number of the last epoch
     stop-buy 000000001 TERMS filled=0 hidden=0   waiting, in order of election (R7)
     stop-sell 000000001 TERMS filled=0 hidden=0  likewise
+
+Prices and times are the journal's, `-` is none. TERMS is an order as the journal's line of it says
+it, `[oid] owner side quantity@price/stop` and options; amends, decrements (R5) and an election (R7)
+have changed those of open orders.
+
+A file has a header with the place in the journal after which this is the state, the state's lines,
+and sorted like these what else a server must know of the records before that place:
+
+    seen 5 TIME: [4] 4 buy … g=5d2e8a60b1c7… record 5: the last 10 s' commands sent by themselves
+    starts 3                                 the number of the last epoch
     time 1700000000.050000                   the last record's
     trade 6 TIME: match 4@99.90 …            record 6: the last 50 trades
 
-A file is a header with the place in the journal after which this is the state, then the lines:
-
     #EMTE-SNAPSHOT 1 ticker=intc lineage=9c1f0a44d2b7e683 rules=1 seq=8 offset=712 batch=1
-        chain=fc127fd6ac991d3df78fa79608e66819 size=1044 state=3f0c9ad1e5b84726… x=8563a221
+        chain=fc127fd6ac991d3df78fa79608e66819 size=1044 state=3f0c9ad1e5b84726a90d1c3e5f7b8246
+        records=0c5e… x=8563a221
 
-(one line; `size` is that of the lines in bytes, `state` their hash, `x` the crc32 of the header
-before it). A file that is not exactly so is no snapshot. Two are kept beside the journal, as
-`<ticker>.snapshot-a` and `-b`: a new one is written aside (`.snapshot-new`), synced, and renamed
-over the older.
+(one line; `size` is that of the state's lines in bytes, `state` their hash, `records` that of the
+other lines, `x` the crc32 of the header before it). A file that is not exactly so is no snapshot.
+Two are kept beside the journal, as `<ticker>.snapshot-a` and `-b`: a new one is written aside
+(`.snapshot-new`), synced, and renamed over the older.
 """
 
+import errno
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
 import msgspec
+from msgspec.structs import replace
 
 from matching import clientids
 from matching.account import Account, Order
@@ -55,7 +65,16 @@ from matching.clientids import ClientIds
 from matching.engine import RATE_WINDOW, Engine
 from matching.events import Trade
 from matching.journal import RULES, Header, Position
-from matching.order import HOUSE, Command, NewOrder, Phase, Side, format_price, parse_price
+from matching.order import (
+    HOUSE,
+    TICKER,
+    Command,
+    NewOrder,
+    Phase,
+    Side,
+    format_price,
+    parse_price,
+)
 from matching.ports import Disk, File, Source
 from matching.records import (
     CommandRecord,
@@ -69,6 +88,9 @@ from matching.stops import WaitingStops
 
 FORMAT = 1
 """The version of the lines and of the file, the header's second word."""
+
+ROOM_LEFT = 256 * 1024 * 1024
+"""Bytes that a snapshot leaves free: with fewer, orders would be refused (PROTOCOL §5)."""
 
 _HEADER_LIMIT = 512
 
@@ -96,7 +118,8 @@ class PastTrade(msgspec.Struct, frozen=True, gc=False):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a replay has come to; `trades` and `signatures` are the oldest first.
+    """What a replay has come to: all that the next command's outcome and the server's first answers
+    depend on. `trades` and `signatures` are the oldest first.
 
     `time` is the last record's (microseconds), `starts` the number of the last epoch.
     """
@@ -109,20 +132,26 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The state after one place in one journal, as lines; `digest` is their hash (hex)."""
+    """The state after one place in one journal, and what its records tell beside it, as lines.
+
+    `digest` is the hash of the state's (hex).
+    """
 
     ticker: str
     lineage: str
     rules: int
     position: Position
     digest: str
-    body: bytes
+    state: bytes
+    records: bytes
 
     @classmethod
     def of(cls, state: State, header: Header, position: Position) -> "Snapshot":
-        """Take the state that a replay has at the end of a batch."""
-        body = _encode(state_lines(state))
-        return cls(header.ticker, header.lineage, header.rules, position, _hash(body), body)
+        """Take what a replay has come to at the end of a batch."""
+        lines, records = _encode(state_lines(state)), _encode(record_lines(state))
+        return cls(
+            header.ticker, header.lineage, header.rules, position, _hash(lines), lines, records
+        )
 
     def encode(self) -> bytes:
         """The whole file."""
@@ -130,25 +159,32 @@ class Snapshot(msgspec.Struct, frozen=True):
         text = (
             f"#EMTE-SNAPSHOT {FORMAT} ticker={self.ticker} lineage={self.lineage}"
             f" rules={self.rules} seq={place.seq} offset={place.offset} batch={place.batch}"
-            f" chain={place.chain} size={len(self.body)} state={self.digest}"
+            f" chain={place.chain} size={len(self.state)} state={self.digest}"
+            f" records={_hash(self.records)}"
         ).encode("ascii")
-        return b"%b x=%08x\n%b" % (text, crc32(text), self.body)
+        return b"%b x=%08x\n%b%b" % (text, crc32(text), self.state, self.records)
 
     @classmethod
     def decode(cls, data: bytes) -> "Snapshot":
         """The snapshot in a file's bytes. NotASnapshot if anything is missing, changed or more."""
         line, _, body = data.partition(b"\n")
         header = _FileHeader.decode(line)
-        if len(body) != header.size:
-            raise NotASnapshot(f"it has {len(body)} bytes of state, not {header.size}")
-        if _hash(body) != header.digest:
-            raise NotASnapshot("the state is not what was written: its hash differs")
+        state, records = body[: header.size], body[header.size :]
+        if _hash(state) != header.digest or _hash(records) != header.records:
+            raise NotASnapshot("it is not what was written: a hash differs")
         return cls(
-            header.ticker, header.lineage, header.rules, header.position, header.digest, body
+            header.ticker,
+            header.lineage,
+            header.rules,
+            header.position,
+            header.digest,
+            state,
+            records,
         )
 
     def lines(self) -> list[str]:
-        return self.body.decode("ascii").splitlines()
+        """The state's, then the others."""
+        return (self.state + self.records).decode("ascii").splitlines()
 
     def restore(self, header: Header) -> State:
         """The state, of a journal with that header. NotASnapshot if its lines say none."""
@@ -165,30 +201,27 @@ class _FileHeader(msgspec.Struct, frozen=True):
     position: Position
     size: int
     digest: str
+    records: str
 
     @classmethod
     def decode(cls, line: bytes) -> "_FileHeader":
-        match = _FILE_HEADER.fullmatch(line)
+        match = _FILE_HEADER.fullmatch(line.decode("ascii", "replace"))
         if match is None:
             raise NotASnapshot("it does not begin with a snapshot's header")
-        text, ticker, lineage, rules, seq, offset, batch, chain, size, digest, crc = match.groups()
-        if crc != b"%08x" % crc32(text):
+        text, ticker, lineage, rules, seq, offset, batch, chain = match.groups()[:8]
+        size, digest, records, crc = match.groups()[8:]
+        if crc != f"{crc32(text.encode('ascii')):08x}":
             raise NotASnapshot("its header is not what was written: the CRC differs")
-        place = Position(int(seq), int(offset), int(batch), chain.decode("ascii"))
-        return cls(
-            ticker.decode("ascii"),
-            lineage.decode("ascii"),
-            int(rules),
-            place,
-            int(size),
-            digest.decode("ascii"),
-        )
+        place = Position(int(seq), int(offset), int(batch), chain)
+        return cls(ticker, lineage, int(rules), place, int(size), digest, records)
 
 
 _FILE_HEADER = re.compile(
-    rb"(#EMTE-SNAPSHOT %d ticker=([a-z_][a-z0-9_]{0,15}) lineage=([0-9a-f]{16}) rules=([0-9]{1,9})"
-    rb" seq=([0-9]{1,18}) offset=([0-9]{1,18}) batch=([0-9]{1,18}) chain=([0-9a-f]{32})"
-    rb" size=([0-9]{1,18}) state=([0-9a-f]{32})) x=([0-9a-f]{8})" % FORMAT,
+    f"(#EMTE-SNAPSHOT {FORMAT} ticker=({TICKER.pattern}) lineage=([0-9a-f]{{16}})"
+    " rules=([0-9]{1,9}) seq=([0-9]{1,18}) offset=([0-9]{1,18}) batch=([0-9]{1,18})"
+    " chain=([0-9a-f]{32}) size=([0-9]{1,18}) state=([0-9a-f]{32}) records=([0-9a-f]{32}))"
+    " x=([0-9a-f]{8})",
+    re.ASCII,
 )
 
 
@@ -214,14 +247,12 @@ def kept_snapshots(disk: Disk, journal: Path, header: Header) -> list[tuple[Path
     for path in snapshot_paths(journal):
         if not disk.exists(path):
             continue
-        file = disk.open(path)
-        try:
+        with closing(disk.open(path)) as file:
             line = file.read(0, _HEADER_LIMIT).partition(b"\n")[0]
+        try:
             its = _FileHeader.decode(line)
         except NotASnapshot:
             continue
-        finally:
-            file.close()
         if (its.ticker, its.lineage, its.rules) == (header.ticker, header.lineage, RULES):
             found.append((its.position.seq, path))
     return [(path, seq) for seq, path in sorted(found, reverse=True)]
@@ -229,11 +260,8 @@ def kept_snapshots(disk: Disk, journal: Path, header: Header) -> list[tuple[Path
 
 def read_snapshot(disk: Disk, path: Path) -> Snapshot:
     """The snapshot in a file. NotASnapshot if it is not whole; OSError."""
-    file = disk.open(path)
-    try:
+    with closing(disk.open(path)) as file:
         return Snapshot.decode(file.read(0, file.size()))
-    finally:
-        file.close()
 
 
 def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot) -> None:
@@ -241,24 +269,24 @@ def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot
 
     A crash at any moment leaves the newer one as it is.
     """
+    data = snapshot.encode()
     aside = aside_path(journal)
-    file = disk.open(aside) if disk.exists(aside) else disk.create(aside)
-    try:
-        _fill(file, snapshot.encode())
-    finally:
-        file.close()
+    with closing(disk.open(aside) if disk.exists(aside) else disk.create(aside)) as file:
+        file.truncate(0)
+        if file.free() < ROOM_LEFT + len(data):
+            raise OSError(errno.ENOSPC, f"{len(data)} bytes more would leave too few free")
+        _fill(file, data)
     kept = [path for path, _ in kept_snapshots(disk, journal, header)]
     unused = [path for path in snapshot_paths(journal) if path not in kept]
     disk.rename(aside, unused[0] if unused else kept[-1])
 
 
 def _fill(file: File, data: bytes) -> None:
-    file.truncate(0)
     try:
         file.append(data)
         file.sync()
     except OSError:
-        file.truncate(0)  # a disk that is full has better uses for the room
+        file.truncate(0)  # it will never be read, and takes room
         raise
 
 
@@ -274,7 +302,12 @@ def follows(source: Source, position: Position) -> bool:
 
 
 def state_lines(state: State) -> list[str]:
-    """The state as the sorted lines that this module's docstring describes."""
+    """The state's lines, sorted, as this module's docstring describes them."""
+    return sorted(_engine_lines(state.engine, state.time))
+
+
+def record_lines(state: State) -> list[str]:
+    """The lines of what else the records tell, sorted."""
     lines = [
         f"time {format_time(state.time)}",
         f"starts {state.starts}",
@@ -283,9 +316,7 @@ def state_lines(state: State) -> list[str]:
     for seen in state.signatures:
         record = CommandRecord(seen.oid, seen.command, seen.prefix)
         lines.append(f"seen {seen.seq} {_record(seen.time, record)}")
-    lines += _engine_lines(state.engine, state.time)
-    lines.sort()
-    return lines
+    return sorted(lines)
 
 
 def state_digest(state: State) -> str:
@@ -404,13 +435,17 @@ def _queue_lines(kind: str, orders: Iterable[Order]) -> Iterator[str]:
 
 def _id_lines(ids: ClientIds) -> Iterator[str]:
     for oid, order in ids.by_oid.items():
-        entered = format_body(CommandRecord(oid, ids.commands[oid]))
-        yield f"id {entered}" if order.remaining else f"id {entered}{_what_became(order)}"
+        entered = ids.commands[oid]
+        line = f"id {format_body(CommandRecord(oid, entered))}"
+        yield line if order.remaining else f"{line}{_what_became(order, entered)}"
 
 
-def _what_became(order: Order) -> str:
-    now = f"{order.quantity}@{_price_or_none(order.price)}/{_price_or_none(order.stop)}"
-    return f" now={now} filled={order.filled}{' canceled' if order.canceled else ''}"
+def _what_became(order: Order, entered: NewOrder) -> str:
+    quantity, price, stop = order.quantity, order.price, order.stop
+    now = ""
+    if (quantity, price, stop) != (entered.quantity, entered.price, entered.stop):
+        now = f" now={quantity}@{_price_or_none(price)}/{_price_or_none(stop)}"
+    return f"{now} filled={order.filled}{' canceled' if order.canceled else ''}"
 
 
 def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engine:
@@ -448,8 +483,7 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
         _account(engine, int(owner)).entries += [parse_time(entry)] * int(count)
     for account in engine._accounts.values():
         account.entries.sort()
-    open_orders = _add_orders(engine, told)
-    _add_ids(engine, told["id"], open_orders)
+    _add_ids(engine, told["id"], _add_orders(engine, told))
     return engine
 
 
@@ -457,45 +491,49 @@ def _account(engine: Engine, owner: int) -> Account:
     return engine._accounts.get(owner) or engine._open_account(owner)
 
 
-def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[int, Order]:
-    """Put the open orders in their places; all of them by oid."""
+def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
+    """Put the open orders in their places; all of them by what the lines say of their terms."""
     book = engine.book
-    added: dict[int, Order] = {}
+    added: dict[str, Order] = {}
     for kind, side in (("bid", book.bids), ("ask", book.asks)):
         for text in sorted(told[kind]):
-            order, hidden = _read_order(engine, text)
+            terms, filled, hidden = _split(text)
+            order = added[terms] = _make_order(engine, terms, filled)
             _rest(side, order, hidden)
-            added[order.oid] = order
     for kind in ("stop-buy", "stop-sell"):
         for text in sorted(told[kind]):
-            order, _ = _read_order(engine, text)
+            terms, filled, _ = _split(text)
+            order = added[terms] = _make_order(engine, terms, filled)
             engine._stops.add(order)
-            added[order.oid] = order
-    for oid in sorted(added):
-        order = added[oid]
-        order.account.orders[oid] = order
+    for order in sorted(added.values(), key=_oid):
+        order.account.orders[order.oid] = order
         order.account.change_open(order.side, order.open_quantity)
     return added
 
 
-def _read_order(engine: Engine, text: str) -> tuple[Order, int]:
-    match = _QUEUED.fullmatch(text)
+def _split(text: str) -> tuple[str, int, int]:
+    """Terms, filled and hidden of an open order's line."""
+    match = _OPEN.fullmatch(text)
     if match is None:
         raise ValueError(f"no open order: {text!r}")
     terms, filled, hidden = match.groups()
-    order = _make_order(engine, terms)
-    order.open_quantity -= int(filled)
-    return order, int(hidden)
+    return terms, int(filled), int(hidden)
 
 
-_QUEUED = re.compile(r"[0-9]{9,} (.*) filled=([0-9]+) hidden=([0-9]+)", re.ASCII)
+_OPEN = re.compile(r"[0-9]{9,} (.*) filled=([0-9]+) hidden=([0-9]+)", re.ASCII)
 
 
-def _make_order(engine: Engine, terms: str) -> Order:
+def _make_order(engine: Engine, terms: str, filled: int) -> Order:
     record = parse_command(terms, ticker=engine.ticker)
     if not isinstance(record.command, NewOrder):
         raise ValueError(f"no order: {terms!r}")
-    return Order(record.oid, _account(engine, record.command.owner), record.command)
+    order = Order(record.oid, _account(engine, record.command.owner), record.command)
+    order.open_quantity -= filled
+    return order
+
+
+def _oid(order: Order) -> int:
+    return order.oid
 
 
 def _rest(side: BookSide, order: Order, hidden: int) -> None:
@@ -510,19 +548,25 @@ def _rest(side: BookSide, order: Order, hidden: int) -> None:
     level.quantity += shown_too_much
 
 
-def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[int, Order]) -> None:
+def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[str, Order]) -> None:
     ids = engine._ids
+    by_oid = {order.oid: order for order in open_orders.values()}
     orders: list[Order] = []
     for text in texts:
-        entered, _, became = text.partition(" now=")
-        order = _make_order(engine, entered)
-        ids.commands[order.oid] = order.terms
-        if became:
-            _end(order, became)
+        entered, has_ended, became = text.partition(" filled=")
+        entered, _, now = entered.partition(" now=")
+        if has_ended:
+            order = _make_order(engine, entered, 0)
+            command = order.terms
+            _end(order, now, became)
         else:
-            order = open_orders[order.oid]
+            # Most open orders are as they were entered.
+            order = open_orders.get(entered) or _make_order(engine, entered, 0)
+            command = order.terms
+            order = by_oid[order.oid]
+        ids.commands[order.oid] = command
         orders.append(order)
-    orders.sort(key=lambda order: order.oid)
+    orders.sort(key=_oid)
     for order in orders:
         ids.by_oid[order.oid] = order
         ids._remembered[order.owner, order.client_id] = order
@@ -530,22 +574,25 @@ def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[int, Order]
     ids._latest = deque(orders[-clientids.REMEMBERED_IDS :])
 
 
-def _end(order: Order, became: str) -> None:
-    match = _BECAME.fullmatch(became)
-    if match is None:
-        raise ValueError(f"no end of an order: {became!r}")
-    quantity, price, stop, filled, canceled = match.groups()
-    order.terms = msgspec.structs.replace(
-        order.terms,
-        quantity=int(quantity),
-        price=_parse_price_or_none(price) or 0,
-        stop=_parse_price_or_none(stop) or 0,
-    )
-    order.open_quantity = int(quantity) - int(filled)
-    order.canceled = canceled is not None
+def _end(order: Order, now: str, became: str) -> None:
+    """Make of an order as entered what the line of its id says that it came to be."""
+    filled, _, canceled = became.partition(" ")
+    if now:
+        match = _NOW.fullmatch(now)
+        if match is None:
+            raise ValueError(f"no values of an order: {now!r}")
+        quantity, price, stop = match.groups()
+        order.terms = replace(
+            order.terms,
+            quantity=int(quantity),
+            price=_parse_price_or_none(price) or 0,
+            stop=_parse_price_or_none(stop) or 0,
+        )
+    order.open_quantity = order.quantity - int(filled)
+    order.canceled = canceled == "canceled"
 
 
-_BECAME = re.compile(r"([0-9]+)@([0-9.-]+)/([0-9.-]+) filled=([0-9]+)( canceled)?", re.ASCII)
+_NOW = re.compile(r"([0-9]+)@([0-9.-]+)/([0-9.-]+)", re.ASCII)
 
 
 def _price_or_none(price: int | None) -> str:
