@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 import pytest
 
+from app.models.db import close
+from tests.database import make_database, make_var
 from tests.processes import ROOT, Process
+from tests.scripts.test_zap import trade
 from tests.waiting import PATIENCE_SECONDS, free_port
 
 PROGRAMS = {"matching.matchingserver": "listening on", "robot.robot_trader": "^order #"}
 """Programs that run on, and what they print when they work."""
 
-FOLDERS = ("matching", "robot", "scripts")
+FOLDERS = ("matching", "robot", "scripts", "stop_all.sh")
 """What a reader in the checkout has beside `var/`."""
 
 
@@ -120,6 +123,21 @@ def test_the_readme_trades_by_program(reader: Reader) -> None:
     blocks = _blocks(ROOT / "README.md", section="Trade by program")
     printed = [reader.run(block, "README.md") for block in blocks if block.language]
     assert printed == ["1"], "prints the order's number"
+
+
+@pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+def test_the_operators_page_backs_up_and_restores(reader: Reader, each_database: str) -> None:
+    var = make_var(reader.folder)
+    close(make_database(var))
+    journal = trade(var)
+    before = journal.path.read_bytes()
+    for section in ("Back up", "Restore"):
+        blocks = _blocks(ROOT / "docs" / "OPERATIONS.md", section=section)
+        assert any(block.language == "bash" for block in blocks)
+        reader.follow(blocks, "docs/OPERATIONS.md")
+    assert (reader.folder / "var.broken" / "emte.db").exists()
+    assert journal.path.read_bytes() == before
+    reader.run(Block(0, "bash", "python -m log2db --verify intc"), "the restored venue")
 
 
 def test_every_block_says_what_it_is() -> None:
