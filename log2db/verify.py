@@ -19,7 +19,7 @@ from matching.events import Canceled, Decremented, Trade, Triggered
 from matching.journal import Header, JournalDamaged, Mark, beginning, read_batches, read_header
 from matching.order import Amend, ChangeSettings, NewOrder, format_price
 from matching.ports import Source
-from matching.records import CommandRecord, Record
+from matching.records import Check, CommandRecord, Record
 
 MAX_LINES = 50
 """So many differences are printed; the summary counts the others."""
@@ -105,7 +105,8 @@ class _Books:
     def enter(self, records: Iterable[Record]) -> None:
         for record in records:
             body = record.body
-            self.time = record.time
+            if not isinstance(body, Check):  # the one record without a time
+                self.time = record.time
             if isinstance(body, CommandRecord):
                 self._enter_command(record, body)
             elif isinstance(body, Trade):

@@ -92,6 +92,15 @@ def test_being_behind_is_told_and_is_no_difference(
     assert report.summary.endswith("; the database is 3 records behind")
 
 
+def test_a_check_at_the_end_is_no_difference(
+    db: DAL, journal: JournalFile, file: SystemFile
+) -> None:
+    journal.journal.check(journal.seq, 32 * "0")
+    journal.commit()
+    _settle(db, journal, file)
+    assert _verify(db, journal, file).differences == []
+
+
 @pytest.mark.parametrize(
     ("statement", "found"),
     [
