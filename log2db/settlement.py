@@ -19,11 +19,20 @@ numbers here: those without an account have a position, and their cash is in it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 
-from app.models.db import DAL, Taken, execute, execute_many, insert, insert_many, rows
+from app.models.db import (
+    DAL,
+    Taken,
+    execute,
+    insert,
+    insert_many,
+    lock_rows,
+    rows,
+    rows_among,
+    update_many,
+)
 from app.models.portfolio import fee
 from matching.events import Canceled, Decremented, Trade, Triggered
 from matching.journal import Batch, Header, Position, beginning
@@ -38,17 +47,11 @@ OPEN, PARTIALLY_FILLED, FILLED, CANCELED, PENDING_STOP = map(
 )
 """Statuses as plain text: SQLite takes that at once, and an Enum's only after a search."""
 
-_NUMBERS_A_STATEMENT = 900
-"""SQLite takes 999 to 250,000 parameters in one statement, as it was built."""
-
-_ORDER_COLUMNS = (
+_ORDER_FIXED = (
     "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
-    " created_by, quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
+    " created_by"
 )
-_ORDER_CHANGES = (
-    "quantity = ?, price = ?, stop_price = ?, status = ?, filled = ?, reason = ?,"
-    " triggered_on = ?, modified_on = ?"
-)
+_ORDER_CHANGES = "quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
 _MATCH_COLUMNS = (
     "ticker, lineage, seq, tid, quantity, price, buyer, seller, buy_oid, sell_oid, taker,"
     " buyer_fee, seller_fee, match_time, created_on"
@@ -71,11 +74,15 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class OrderRow:
-    """What changes of an order's row; `fixed` are its other columns, if it is still to be made."""
+    """What changes of an order's row.
+
+    `id` is the row's; 0: it is still to be made, and `fixed` are its other columns.
+    """
 
     __slots__ = (
         "filled",
         "fixed",
+        "id",
         "modified_on",
         "price",
         "quantity",
@@ -94,9 +101,10 @@ class OrderRow:
         filled: int = 0,
         reason: str = "",
         triggered_on: int = 0,
-        *,
         modified_on: int = 0,
-        fixed: tuple[object, ...] | None = None,
+        *,
+        id: int = 0,
+        fixed: tuple[object, ...] = (),
     ) -> None:
         self.quantity = quantity
         self.price = price
@@ -106,10 +114,11 @@ class OrderRow:
         self.reason = reason
         self.triggered_on = triggered_on
         self.modified_on = modified_on
+        self.id = id
         self.fixed = fixed
 
     def changing(self) -> tuple[object, ...]:
-        """In the order of _ORDER_CHANGES, and of the end of _ORDER_COLUMNS."""
+        """In the order of _ORDER_CHANGES."""
         return (
             self.quantity,
             self.price,
@@ -237,8 +246,9 @@ class _Fold:
             "SELECT time, maker_fee, taker_fee FROM log_position WHERE ticker = ? AND lineage = ?",
             *self.key,
         )[0]
-        self.orders = self._stored_orders(db, records)
-        self.holdings = self._stored_holdings(db, records)
+        oids, owners = _touched(records)
+        self.orders = self._stored_orders(db, oids)
+        self.holdings = self._stored_holdings(db, owners)
         self.matches: list[tuple[object, ...]] = []
 
     def take(self, record: Record, at: int) -> None:
@@ -272,19 +282,10 @@ class _Fold:
 
     def write(self, db: DAL) -> None:
         """Write what was folded: each row once, accounts in ascending order."""
-        new = [(row.fixed + row.changing()) for row in self.orders.values() if row.fixed]
-        changed = [
-            (*row.changing(), *self.key, oid)
-            for oid, row in self.orders.items()
-            if row.fixed is None
-        ]
-        insert_many(db, "buy_sell_order", _ORDER_COLUMNS, new)
-        execute_many(
-            db,
-            f"UPDATE buy_sell_order SET {_ORDER_CHANGES}"
-            " WHERE ticker = ? AND lineage = ? AND oid = ?",
-            changed,
-        )
+        new = [row.fixed + row.changing() for row in self.orders.values() if not row.id]
+        changed = [(*row.changing(), row.id) for row in self.orders.values() if row.id]
+        insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
+        update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed)
         insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
         owners = sorted(entry for entry in self.holdings.items() if entry[1].changed)
         insert_many(
@@ -298,11 +299,9 @@ class _Fold:
             conflict="ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
             " cost = excluded.cost, cash = position.cash + excluded.cash",
         )
-        execute_many(
-            db,
-            "UPDATE auth_user SET actual_cash = actual_cash + ? WHERE id = ?",
-            [(holding.new_cash, owner) for owner, holding in owners if owner != HOUSE],
-        )
+        accounts = [(holding.new_cash, owner) for owner, holding in owners if owner != HOUSE]
+        lock_rows(db, "auth_user", [owner for _, owner in accounts])
+        update_many(db, "auth_user", ["actual_cash +"], accounts)
 
     def _trade(self, record: Record, trade: Trade, at: int) -> None:
         value = trade.quantity * trade.price
@@ -381,46 +380,45 @@ class _Fold:
             holding = self.holdings[owner] = Holding()
         return holding
 
-    def _stored_orders(self, db: DAL, records: Sequence[Record]) -> dict[int, OrderRow]:
-        """The rows of the orders that the records change, but do not make."""
-        named: set[int] = set()
-        made: set[int] = set()
-        for record in records:
-            match record.body:
-                case Trade(buy_oid=buy_oid, sell_oid=sell_oid):
-                    named.update((buy_oid, sell_oid))
-                case CommandRecord(oid=oid, command=NewOrder()):
-                    made.add(oid)
-                case (
-                    Canceled(oid=oid)
-                    | Triggered(oid=oid)
-                    | Decremented(oid=oid)
-                    | CommandRecord(oid=oid, command=Amend())
-                ):
-                    named.add(oid)
-        found = _select_among(
+    def _stored_orders(self, db: DAL, oids: set[int]) -> dict[int, OrderRow]:
+        found = rows_among(
             db,
-            "SELECT oid, quantity, price, stop_price, status, filled, reason, triggered_on"
-            " FROM buy_sell_order WHERE ticker = ? AND lineage = ? AND oid IN",
-            self.key,
-            named - made,
+            "SELECT oid, id, quantity, price, stop_price, status, filled, reason, triggered_on"
+            " FROM buy_sell_order WHERE ticker = ? AND lineage = ? AND oid",
+            *self.key,
+            among=oids,
         )
-        return {row[0]: OrderRow(*row[1:]) for row in found}
+        return {oid: OrderRow(*row, id=id) for oid, id, *row in found}
 
-    def _stored_holdings(self, db: DAL, records: Sequence[Record]) -> dict[int, Holding]:
-        """The positions of the owners that trade in the records, and of the house, for its fees."""
-        owners: set[int] = set()
-        for record in records:
-            if isinstance(record.body, Trade):
-                owners.update((record.body.buyer, record.body.seller, HOUSE))
-        found = _select_among(
+    def _stored_holdings(self, db: DAL, owners: set[int]) -> dict[int, Holding]:
+        found = rows_among(
             db,
-            "SELECT owner, shares, cost FROM position"
-            " WHERE ticker = ? AND lineage = ? AND owner IN",
-            self.key,
-            owners,
+            "SELECT owner, shares, cost FROM position WHERE ticker = ? AND lineage = ? AND owner",
+            *self.key,
+            among=owners,
         )
         return {owner: Holding(shares, cost) for owner, shares, cost in found}
+
+
+def _touched(records: Sequence[Record]) -> tuple[set[int], set[int]]:
+    """The orders that the records change, but do not make, and the owners that trade in them."""
+    oids: set[int] = set()
+    made: set[int] = set()
+    owners: set[int] = set()
+    for record in records:
+        match record.body:
+            case Trade() as trade:
+                oids.add(trade.buy_oid)
+                oids.add(trade.sell_oid)
+                owners.add(trade.buyer)
+                owners.add(trade.seller)
+            case CommandRecord(command=NewOrder()) as body:
+                made.add(body.oid)
+            case Canceled() | Triggered() | Decremented() | CommandRecord(command=Amend()) as body:
+                oids.add(body.oid)
+    if owners:
+        owners.add(HOUSE)  # for the fees
+    return oids - made, owners
 
 
 def _move(db: DAL, header: Header, before: Position, after: Position, fold: _Fold) -> None:
@@ -441,14 +439,3 @@ def _move(db: DAL, header: Header, before: Position, after: Position, fold: _Fol
     )
     if moved != 1:
         raise Fenced(f"the database is not at record {before.seq} of {header.ticker} any more")
-
-
-def _select_among(db: DAL, sql: str, key: tuple[str, str], numbers: set[int]) -> list[Any]:
-    """The rows of many numbers, in several statements: `del all` may name any number of orders."""
-    found: list[Any] = []
-    wanted = sorted(numbers)
-    for first in range(0, len(wanted), _NUMBERS_A_STATEMENT):
-        some = wanted[first : first + _NUMBERS_A_STATEMENT]
-        marks = ", ".join("?" for _ in some)
-        found += rows(db, f"{sql} ({marks})", *key, *some)
-    return found

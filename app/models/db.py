@@ -24,7 +24,7 @@ import os
 import select
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -79,8 +79,14 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 _IN_ERROR = 3
 """libpq's word for a transaction in which a statement has failed (PQTRANS_INERROR)."""
 
-_ROWS_A_STATEMENT = 500
-"""So many rows go to PostgreSQL at once."""
+_CACHE_KIB = 32_768
+"""So much of a SQLite file a connection keeps in memory: its own 2 MiB hold no index of a run."""
+
+_CHECKPOINT_PAGES = 4_000
+"""SQLite's write-ahead log grows so long (16 MB) before it is copied into the file and synced."""
+
+_NUMBERS_A_STATEMENT = 900
+"""SQLite takes 999 to 250,000 parameters in one statement, as it was built."""
 
 MIGRATION_LOCK = 0x454D5445
 """The number of our advisory lock on PostgreSQL: EMTE."""
@@ -126,6 +132,8 @@ def migrate(uri: str, var: Var) -> None:
                     _await_turn(db)
                 tables.define(db)
                 existing = _indexes(db)
+                for name in existing.intersection(tables.FORMER_INDEXES):
+                    db.executesql(f"DROP INDEX {name}")
                 for statement in tables.INDEXES:
                     # PostgreSQL would lock the table to find out that the index is there.
                     if statement.partition(" IF NOT EXISTS ")[2].split(" ")[0] not in existing:
@@ -191,32 +199,65 @@ def execute(db: DAL, sql: str, *values: object) -> int:
     return int(cursor.rowcount)
 
 
-def execute_many(db: DAL, sql: str, values: Sequence[Sequence[object]]) -> None:
-    """Run one statement for each of many rows, in their order."""
-    if _is_sqlite(db):
-        _cursor(db).executemany(sql, values)
-        return
-    from psycopg2.extras import execute_batch
-
-    execute_batch(_cursor(db), _placeholders(db, sql), values, page_size=_ROWS_A_STATEMENT)
+def rows_among(db: DAL, sql: str, *values: object, among: Iterable[int]) -> list[Any]:
+    """The rows of a SELECT that ends in the name of a column, for every number of it in `among`."""
+    wanted = sorted(among)
+    if not _is_sqlite(db):
+        return rows(db, f"{sql} = ANY(?::bigint[])", *values, _array(wanted))
+    found: list[Any] = []
+    for first in range(0, len(wanted), _NUMBERS_A_STATEMENT):
+        some = wanted[first : first + _NUMBERS_A_STATEMENT]
+        found += rows(db, f"{sql} IN ({', '.join('?' * len(some))})", *values, *some)
+    return found
 
 
 def insert_many(
-    db: DAL, table: str, columns: str, values: Sequence[Sequence[object]], *, conflict: str = ""
+    db: DAL, table: str, columns: str, values: Sequence[Sequence[Any]], *, conflict: str = ""
 ) -> None:
     """Insert many rows: far faster than pyDAL's insert for each. conflict: an ON CONFLICT clause.
 
-    PostgreSQL takes hundreds of rows in a statement, and would wait for the answer to each.
+    Each column's values are all numbers, or all text.
     """
+    if not values:
+        return
     if _is_sqlite(db):
         marks = ", ".join("?" for _ in columns.split(","))
         sql = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {conflict}"
         _cursor(db).executemany(sql, values)
         return
-    from psycopg2.extras import execute_values
+    unnested, arrays = _unnested(values)
+    execute(db, f"INSERT INTO {table} ({columns}) SELECT * FROM {unnested} {conflict}", *arrays)
 
-    sql = f"INSERT INTO {table} ({columns}) VALUES %s {conflict}"
-    execute_values(_cursor(db), sql, values, page_size=_ROWS_A_STATEMENT)
+
+def update_many(
+    db: DAL, table: str, changes: Sequence[str], values: Sequence[Sequence[Any]]
+) -> None:
+    """Update many rows: `values` are what each is changed to, and last its id.
+
+    A change is the name of a column, or `name +` for what is added to it.
+    """
+    if not values:
+        return
+    names = [change.removesuffix(" +") for change in changes]
+    if _is_sqlite(db):
+        terms = [
+            f"{name} = ?" if name == change else f"{name} = {name} + ?"
+            for name, change in zip(names, changes, strict=True)
+        ]
+        sql = f"UPDATE {table} SET {', '.join(terms)} WHERE id = ?"
+        _cursor(db).executemany(sql, values)
+        return
+    terms = [
+        f"{name} = v.{name}" if name == change else f"{name} = t.{name} + v.{name}"
+        for name, change in zip(names, changes, strict=True)
+    ]
+    unnested, arrays = _unnested(values)
+    execute(
+        db,
+        f"UPDATE {table} t SET {', '.join(terms)}"
+        f" FROM {unnested} AS v ({', '.join(names)}, id) WHERE t.id = v.id",
+        *arrays,
+    )
 
 
 def insert(db: DAL, table: str, **fields: object) -> int:
@@ -235,6 +276,13 @@ def lock_row(db: DAL, table: str, row: int, *, shared: bool = False) -> None:
     """
     if not _is_sqlite(db):
         rows(db, f"SELECT id FROM {table} WHERE id = ? FOR {'SHARE' if shared else 'UPDATE'}", row)
+
+
+def lock_rows(db: DAL, table: str, ids: Iterable[int]) -> None:
+    """As lock_row, for many rows that are about to be changed, in ascending order."""
+    if not _is_sqlite(db):
+        sql = f"SELECT id FROM {table} WHERE id = ANY(?::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+        rows(db, sql, _array(sorted(ids)))
 
 
 def lock_table(db: DAL, table: str) -> None:
@@ -348,6 +396,8 @@ def _prepare_connection(adapter: Any) -> None:
     try:
         adapter.execute("PRAGMA journal_mode=WAL")
         adapter.execute("PRAGMA synchronous=NORMAL")
+        adapter.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        adapter.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
@@ -412,6 +462,21 @@ def _cursor(db: DAL) -> Any:
     adapter = db._adapter
     assert adapter.connection  # a property that connects: the cursor belongs to it
     return adapter.cursor
+
+
+def _unnested(values: Sequence[Sequence[Any]]) -> tuple[str, list[str]]:
+    """Rows as PostgreSQL takes them quickest, and parses them: an array for each column."""
+    columns = list(zip(*values, strict=True))
+    types = ("bigint" if isinstance(column[0], int) else "text" for column in columns)
+    return f"unnest({', '.join(f'?::{name}[]' for name in types)})", list(map(_array, columns))
+
+
+def _array(values: Sequence[int] | Sequence[str]) -> str:
+    """PostgreSQL's text of an array."""
+    if not values or isinstance(values[0], int):
+        return f"{{{','.join(map(str, values))}}}"
+    escaped = (str(value).replace("\\", r"\\").replace('"', r"\"") for value in values)
+    return '{"' + '","'.join(escaped) + '"}'
 
 
 def _placeholders(db: DAL, sql: str) -> str:

@@ -21,7 +21,7 @@ from pydal import DAL
 
 from app.models.db import rows
 from app.models.products import Product
-from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
+from app.models.tables import OPEN_INTENTS, OVER_STATUSES, WITHOUT_ROW
 from matching.order import Side
 
 PANDL_ROWS = 500
@@ -345,7 +345,7 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
             " CASE o.status WHEN 'pending_stop' THEN o.stop_price ELSE 0 END, o.oid, o.filled"
             " FROM buy_sell_order o"
             " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
-            f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+            f" WHERE o.created_by = ? AND o.status NOT IN {OVER_STATUSES} AND l.closed = 'F'"
             " ORDER BY o.ticker, o.oid",
             owner,
         )
@@ -441,7 +441,7 @@ def open_orders(db: DAL, owner: int, ticker: str | None = None) -> list[OpenOrde
         "SELECT o.ticker, o.oid, o.client_id, o.buy_sell, o.quantity, o.filled, o.price,"
         " o.stop_price, o.tif, o.peak, o.status, o.created_on, o.post FROM buy_sell_order o"
         " JOIN log_position l ON l.ticker = o.ticker AND l.lineage = o.lineage"
-        f" WHERE o.created_by = ? AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+        f" WHERE o.created_by = ? AND o.status NOT IN {OVER_STATUSES} AND l.closed = 'F'"
         " ORDER BY o.ticker, o.oid",
         owner,
     )

@@ -15,7 +15,7 @@ from pydal import DAL
 from app.models.accounts import User
 from app.models.db import Invalid, Taken, execute, insert, lock_row, lock_table, rows
 from app.models.rules import Rules, forget_told, read_rules
-from app.models.tables import OPEN_INTENTS, OPEN_STATUSES, WITHOUT_ROW
+from app.models.tables import OPEN_INTENTS, OVER_STATUSES, WITHOUT_ROW
 from matching.order import HOUSE, TICKER, format_price, parse_price
 
 DEFAULT_PRICE = 1_000_000
@@ -83,7 +83,7 @@ _OPEN_INTENT = (
 _HAS_ORDERS = (
     "(EXISTS (SELECT 1 FROM buy_sell_order o JOIN log_position l"
     " ON l.ticker = o.ticker AND l.lineage = o.lineage"
-    f" WHERE o.ticker = product.name AND o.status IN {OPEN_STATUSES} AND l.closed = 'F'"
+    f" WHERE o.ticker = product.name AND o.status NOT IN {OVER_STATUSES} AND l.closed = 'F'"
     f" AND o.created_by <> {HOUSE}) OR {_OPEN_INTENT})"
 )
 """Whether orders of traders are open in a product, or may be."""

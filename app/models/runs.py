@@ -15,12 +15,12 @@ import msgspec
 from app.models.db import (
     DAL,
     execute,
-    execute_many,
     insert,
     insert_many,
     lock_row,
     lock_table,
     rows,
+    update_many,
 )
 from app.models.tables import OPEN_INTENTS, WITHOUT_ROW
 
@@ -149,7 +149,7 @@ def _give_start_cash(db: DAL, reason: str, *, at: int) -> None:
         "owner, amount, reason, deposit, created_on",
         [(owner, amount, reason, "F", at) for amount, owner in missing],
     )
-    execute_many(db, "UPDATE auth_user SET actual_cash = actual_cash + ? WHERE id = ?", missing)
+    update_many(db, "auth_user", ["actual_cash +"], missing)
 
 
 def _open_journals(db: DAL) -> list[tuple[str, int, int]]:

@@ -27,8 +27,8 @@ INDEXES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS order_oid ON buy_sell_order (ticker, lineage, oid)",
     "CREATE INDEX IF NOT EXISTS order_client_id ON buy_sell_order (created_by, ticker, client_id)"
     " WHERE client_id <> ''",
-    "CREATE INDEX IF NOT EXISTS order_open ON buy_sell_order (created_by)"
-    " WHERE status IN ('open', 'partially_filled', 'pending_stop')",
+    "CREATE INDEX IF NOT EXISTS order_working ON buy_sell_order (created_by)"
+    " WHERE status NOT IN ('filled', 'canceled')",
     'CREATE UNIQUE INDEX IF NOT EXISTS match_seq ON "match" (ticker, lineage, seq)',
     'CREATE INDEX IF NOT EXISTS match_buyer ON "match" (buyer, ticker, lineage, seq)',
     'CREATE INDEX IF NOT EXISTS match_seller ON "match" (seller, ticker, lineage, seq)',
@@ -48,8 +48,14 @@ INDEXES = (
 At most one lineage of a ticker is open; everything about a trader is found by an index.
 """
 
-OPEN_STATUSES = "('open', 'partially_filled', 'pending_stop')"
-"""The statuses of orders that still work, as SQL, word for word as in the index `order_open`."""
+FORMER_INDEXES = ("order_open",)
+"""What databases made by earlier versions have, and nothing needs any more."""
+
+OVER_STATUSES = "('filled', 'canceled')"
+"""The statuses of orders that are over, as SQL, word for word as in the index `order_working`.
+
+SQLite looks through a list of two at once, and builds a table of a longer one for every row.
+"""
 
 OPEN_INTENTS = "('reserved', 'unknown', 'accepted')"
 """The states of intents that may become, or already are, an order."""

@@ -341,58 +341,6 @@ def test_one_command_that_ends_more_orders_than_a_statement_has_parameters_is_se
     assert found == [("canceled", 2_000)]
 
 
-def test_a_failure_between_any_two_statements_leaves_nothing_behind(
-    db: DAL, journal: JournalFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each statement of a settlement fails in turn; then the settlement is made once."""
-    for name in ("alice", "bob"):
-        add_user(db, name, cash="1000")
-    journal.play("1:sell intc 10@5", "2:buy intc 4@5")
-    _settle_all(db, journal)
-    before = _everything(db)
-    journal.play("2:buy intc 3@5", "1:del intc 1", "1:sell intc 1@6")
-
-    class Failure(Exception):
-        pass
-
-    statements = 0
-
-    def failing_at(number: int) -> None:
-        nonlocal statements
-        statements = 0
-
-        def count(name: str):  # type: ignore[no-untyped-def]
-            real = getattr(settlement, name)
-
-            def counted(*arguments: object, **named: object) -> object:
-                nonlocal statements
-                result = real(*arguments, **named)
-                statements += 1
-                if statements == number:
-                    raise Failure(f"{name} {number}")
-                return result
-
-            return counted
-
-        with monkeypatch.context() as patched:
-            for name in ("rows", "execute", "insert_many", "execute_many"):
-                patched.setattr(settlement, name, count(name))
-            _settle_all(db, journal)
-
-    for number in range(1, 100):
-        try:
-            failing_at(number)
-        except Failure:
-            assert _everything(db) == before
-        else:
-            break
-    assert statements >= 9, "resume, three reads, the place, and five writes"
-    after = _everything(db)
-    assert after != before
-    _settle_all(db, journal)
-    assert _everything(db) == after
-
-
 def test_of_two_followers_at_one_place_one_fails(db: DAL, journal: JournalFile) -> None:
     for name in ("alice", "bob"):
         add_user(db, name, cash="1000")

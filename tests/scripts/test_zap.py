@@ -121,7 +121,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
         (runs, "execute"),
         (runs, "insert"),
         (runs, "insert_many"),
-        (runs, "execute_many"),
+        (runs, "update_many"),
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     return lambda: done
