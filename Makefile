@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # A process per core: most tests wait for others. A file's tests share their servers, so it stays together.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: demo test check nightly bench soak stop clean
+# Stories of crashes to simulate, by seed: the first, and the one behind the last.
+SEEDS ?= 0:10000
+
+.PHONY: demo test check nightly simulate bench soak stop clean
 
 demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
@@ -23,6 +26,10 @@ check: $(VENV)/.ready
 nightly: export EMTE_STREAMS ?= 10000
 nightly: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/matching/test_engine_reference.py $(ARGS)
+
+# Crashes, power cuts and bad disks, simulated: docs/RELIABILITY.md.
+simulate: $(VENV)/.ready
+	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)

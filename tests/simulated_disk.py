@@ -7,8 +7,8 @@ a file that is not larger than one sector (which a mark relies on). A sync that 
 what it was to write: syncing again succeeds and writes nothing of it, until it is written anew.
 
 `crash_after = n` ends the process (`Crash`) right after its n-th operation from then on; with
-`tears`, a write that ends it has written only a part. A file whose making was cut short may be gone
-after a power cut.
+`tears`, a write that ends it has written only some sectors. A file whose making was cut short may
+be gone after a power cut.
 
 >>> disk = SimulatedDisk(random.Random(1))
 >>> file = disk.create(Path("intc.log"))
@@ -232,13 +232,16 @@ class SimulatedDisk:
             if self.crash_after <= 0:
                 raise Crash
 
-    def fitting(self, length: int, growth: int) -> int:
-        """How many bytes of a write go in; it grows its file by `growth`."""
+    def fitting(self, offset: int, length: int, growth: int) -> int:
+        """How many bytes of a write go in, which grows its file by `growth`: whole sectors."""
+        fitting = length
         if self.tears and self.crash_after == 1:
-            return self._rng.randint(0, length)
-        if self.free is None:
+            fitting = self._rng.randint(0, length)
+        elif self.free is not None and growth > self.free:
+            fitting = length - (growth - self.free)
+        if fitting == length:
             return length
-        return length - max(0, growth - self.free)
+        return max(0, (offset + fitting) // SECTOR * SECTOR - offset)
 
     def check_alive(self, process: int) -> None:
         assert process == self._process, "a process that has ended touches its file"
@@ -286,7 +289,7 @@ class SimulatedFile:
         self._disk.check_alive(self._process)
         cache = self._content.cache
         growth = max(0, offset + len(data) - len(cache))
-        fitting = self._disk.fitting(len(data), growth)
+        fitting = self._disk.fitting(offset, len(data), growth)
         self._content.write(offset, data[:fitting])
         if self._disk.free is not None:
             self._disk.free -= min(growth, self._disk.free)
