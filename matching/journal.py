@@ -571,6 +571,34 @@ def _batch_of_sound_line(line: bytes, salt: int) -> int:
     return int(match[1]) if match is not None else 0
 
 
+def check_chain(source: Source, header: Header, until: Position) -> None:
+    """JournalDamaged if what is before a position are not the bytes that its chain vouches for.
+
+    Much faster than reading the batches, and as sure; but where the damage is, reading them tells.
+    """
+    chain = beginning(header).chain
+    offset, rest = len(header.encode()), b""
+    while offset < until.offset:
+        block = source.read(offset, min(_READ_SIZE, until.offset - offset))
+        if not block:
+            break
+        offset += len(block)
+        rest += block
+        start = 0
+        while (commit := rest.find(b"\ncommit ", start) + 1) and (
+            end := rest.find(b"\n", commit) + 1
+        ):
+            line = rest[commit:end]
+            chain = _next_chain(chain, rest[start:commit], line[: -_CHAIN_SIZE - _CRC_SIZE])
+            sealed = line[: -_CHAIN_SIZE - _CRC_SIZE] + b" h=%b" % chain.encode("ascii")
+            if line != b"%b x=%08x\n" % (sealed, crc32(sealed, header.salt)):
+                raise JournalDamaged(offset - len(rest) + start, "the chain (h=) breaks here")
+            start = end
+        rest = rest[start:]
+    if rest or offset != until.offset or chain != until.chain:
+        raise JournalDamaged(until.offset, f"the chain (h=) up to here is not {until.chain}")
+
+
 def check_mark(mark: Mark | None, name: str, *, lineage: str, end: Position | None = None) -> None:
     """JournalDamaged if the journal, sound up to `end`, is not (all of) the one that `mark` saw.
 

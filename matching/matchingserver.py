@@ -108,7 +108,7 @@ async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> No
         host, port = sockets[0].getsockname()[:2]
         say(
             f"matchingserver {server.exchange.ticker}: listening on {host}:{port}, journal {path},"
-            f" recovered {server.recovered_records} records"
+            f" recovered {server.recovered_records} records{_beginning(server.recovered)}"
         )
         await server.ended()
         server.commit.close()
@@ -118,6 +118,11 @@ async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> No
     finally:
         server.recovered.file.close()
         server.recovered.mark_file.close()
+
+
+def _beginning(recovered: Recovered) -> str:
+    seq = recovered.snapshot_seq
+    return f", from the snapshot of record {seq} on" if seq else ""
 
 
 def _lock(disk: Disk, var: Var, ticker: str) -> Any:
@@ -207,6 +212,20 @@ def _parser() -> argparse.ArgumentParser:
         default="fsync",
         help="answer when a command is synced (fsync), or when it is written (write)",
     )
+    add(
+        "--snapshot-records",
+        type=_count,
+        default=1_000_000,
+        metavar="N",
+        help="take a snapshot once so many records were added since the last (1000000); 0: never",
+    )
+    add(
+        "--snapshot-seconds",
+        type=_count,
+        default=60,
+        metavar="N",
+        help="and so much time has passed (60)",
+    )
     add("--demo", action="store_true", help="let any text be a key; on loopback only")
     add(
         "--var", metavar="DIR", help="where everything is kept (var/ of the checkout, or $EMTE_VAR)"
@@ -232,6 +251,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         venue_from=tuple(arguments.venue_from),
         syncs=arguments.durability == "fsync",
         demo=arguments.demo,
+        snapshot_records=arguments.snapshot_records,
+        snapshot_seconds=arguments.snapshot_seconds,
     )
 
 
@@ -269,6 +290,12 @@ def _price(text: str) -> int:
 def _lot(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a lot size: a whole number from 1 on")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 

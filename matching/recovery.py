@@ -7,8 +7,9 @@ Opening a journal follows PROTOCOL §5:
 3. Its batches are read and their commands given to an engine: that of the newest snapshot of this
    journal which is whole, else of the older, else a fresh one. It must decide every event again,
    byte for byte: the engine is a function of its commands (R18), so a difference is damage. Where a
-   `check` record tells the state's hash at some record, the state there must have it. If what
-   follows a snapshot does not fit it, the replay begins earlier: only one from the start refuses.
+   `check` record tells the state's hash at some record, the state there must have it. Of what lies
+   before a snapshot only the chain is computed again. If the journal does not fit a snapshot, the
+   replay begins earlier: only one from the start refuses.
 4. The journal must reach the marks beside it: what was once promised must be there.
 5. A torn tail is copied to `<ticker>.torn`, synced, and cut off.
 6. What survived is synced before anybody is told of it: after a crash the page cache may hold more
@@ -27,6 +28,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from matching.engine import Engine
@@ -43,6 +45,7 @@ from matching.journal import (
     Position,
     UnknownJournal,
     beginning,
+    check_chain,
     check_mark,
     durable_path,
     judge_end,
@@ -221,7 +224,7 @@ def open_journal(
             file,
             header,
             passed_over=passed_over,
-            replay_from=lambda replay, start: replay.take_all(History(file, start)),
+            replay_from=partial(_replay_history, file, header),
         )
         check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
         check_mark(settled, settled_path(path).name, lineage=header.lineage, end=end)
@@ -247,6 +250,14 @@ def open_journal(
         snapshot_seq=replay.snapshot.position.seq if replay.snapshot is not None else 0,
         passed_over=passed_over,
     )
+
+
+def _replay_history(file: File, header: Header, replay: "Replay", start: Position) -> Position:
+    """Replay all that is sound from a position on; what a snapshot left out must be sound too."""
+    check_chain(file, header, start)
+    for batch in (history := History(file, start)):
+        replay.take(batch)
+    return history.end
 
 
 def _replay_from_newest(
@@ -473,12 +484,6 @@ class Replay:
             trades=list(self.trades),
             signatures=self.recent_signatures(),
         )
-
-    def take_all(self, history: History) -> Position:
-        """Replay all that is sound; its end. JournalDamaged."""
-        for batch in history:
-            self.take(batch)
-        return history.end
 
     def take(self, batch: Batch) -> None:
         """Replay one batch. JournalDamaged if the engine decides otherwise than it says."""

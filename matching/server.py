@@ -3,7 +3,7 @@
 What handlers submit is decided at once and settled when its batch is durable: then come answers,
 each connection's in one write, after them the public update, and last what was refused goes to
 `<ticker>.rejected`. It stops in this order: no new connections, the cancels of sessions with cod=1,
-a last seal, and the sockets close with 1001.
+a last seal, the sockets close with 1001, and a last snapshot.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ from matching.ports import Clock, Dice
 from matching.recovery import Recovered
 from matching.rejectedfile import RejectedFile
 from matching.session import Session
+from matching.snapshotter import DUE_SECONDS, Snapshotter
 
 MIB = 1024 * 1024
 
@@ -93,6 +94,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     syncs: bool = True
     """Whether an answer waits for the sync (`--durability fsync`) or only for the write."""
     demo: bool = False
+    snapshot_records: int = 1_000_000
+    """A snapshot is taken once so many records were added since the last; 0: never."""
+    snapshot_seconds: float = 60.0
+    """And so much time has passed."""
 
     def journal_file(self, var: Var) -> Path:
         return self.journal if self.journal is not None else var.journal_file(self.ticker)
@@ -175,6 +180,14 @@ class Server:
         self.clock_watch = ClockWatch(lambda: clock.now() / 1e6, monotonic=time.monotonic)
         self._clock_alarm = ""
         self._clock_alarm_until = 0.0
+        self.snapshotter = Snapshotter(
+            options.journal_file(var),
+            last_seq=recovered.snapshot_seq,
+            records=options.snapshot_records,
+            seconds=options.snapshot_seconds,
+            seq=lambda: self.exchange.feed.seq,
+            on_taken=self._on_snapshot,
+        )
         self.fanout = Fanout(self.exchange.feed, now=self.exchange.now)
         self.dead_men = DeadMen(self._cancel_for_dead_man)
         self.connections: set[Connection] = set()
@@ -186,6 +199,7 @@ class Server:
         self._timers = [
             PeriodicCallback(self._poll_generations, GENERATIONS_SECONDS * 1000),
             PeriodicCallback(self._ping, PING_SECONDS * 1000),
+            PeriodicCallback(self.snapshotter.look, DUE_SECONDS * 1000),
             PeriodicCallback(self._look_around, LOOK_SECONDS * 1000),
         ]
         self.metrics = CollectorRegistry()
@@ -195,6 +209,8 @@ class Server:
 
     def begin(self) -> None:
         """Write the first batches of this run, before anybody is served. DiskFailed."""
+        for reason in self.recovered.passed_over:
+            _log.warning("a snapshot is not used: %s", reason)
         self.exchange.start(phase=self.options.phase if self.recovered.is_new else None)
         self.commit.begin()
         self._look_around()
@@ -242,6 +258,8 @@ class Server:
             end = time.monotonic() + CLOSE_SECONDS
             while self.connections and time.monotonic() < end:
                 await asyncio.sleep(0.01)
+            await self.snapshotter.take_last()
+            await self.commit.idle()
         finally:
             self._committing.cancel()
 
@@ -249,6 +267,7 @@ class Server:
         self.is_stopping = True
         for timer in self._timers:
             timer.stop()
+        self.snapshotter.end()
         self.dead_men.disarm_all()
         self.fanout.stop()
         if self._http is not None:
@@ -281,6 +300,10 @@ class Server:
         # Where even the market is halted for want of space, the rest of it is the journal's.
         if batch.rejections and self.exchange.free_space >= SPACE_FOR_TRADING:
             self.rejected.write(batch.rejections)
+
+    def _on_snapshot(self, seq: int, digest: str) -> None:
+        self.exchange.check(seq, digest)
+        self.commit.schedule()
 
     def _cancel_for_dead_man(self, owner: int) -> None:
         self.exchange.cancel_for_dead_man(owner)
@@ -378,6 +401,15 @@ class _ServerMetrics(Collector):
         yield GaugeMetricFamily("emte_clients", "WebSockets", value=len(server.connections))
         yield GaugeMetricFamily("emte_seq", "Last durable record", value=exchange.feed.seq)
         yield GaugeMetricFamily("emte_epoch", "Starts of this journal", value=exchange.epoch)
+        yield GaugeMetricFamily(
+            "emte_snapshot_seq", "Record of the last snapshot", value=server.snapshotter.last_seq
+        )
+        yield CounterMetricFamily(
+            "emte_snapshots", "Snapshots taken", value=server.snapshotter.taken
+        )
+        yield CounterMetricFamily(
+            "emte_snapshots_failed", "Snapshots not taken", value=server.snapshotter.failed
+        )
         yield GaugeMetricFamily(
             "emte_free_bytes", "Free on the journal's file system", value=exchange.free_space
         )

@@ -19,7 +19,7 @@ CORE = (
     "order events account auction book clientids limits settings stops protocol signing engine"
     " records journal snapshot recovery session exchange marketdata deadman fanout client ports disk"
     " config console exits pidfile groupcommit server realtime httphandlers matchingserver"
-    " alarms clockwatch rejectedfile"
+    " alarms clockwatch rejectedfile snapshotchild snapshotter"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -59,6 +59,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "order events account book clientids stops engine records journal ports"
     ),
     "matching.recovery": _matching("order events ports records journal engine snapshot"),
+    "matching.snapshotchild": _matching("disk exits journal recovery"),
+    "matching.snapshotter": _matching("console"),
     "matching.session": _matching("order protocol signing"),
     "matching.exchange": _matching(
         "order events protocol signing ports account engine journal limits recovery session"
@@ -73,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.groupcommit": _matching("exchange ports"),
     "matching.server": _matching(
         "order exchange session recovery ports config deadman exits fanout groupcommit"
-        " alarms clockwatch rejectedfile"
+        " alarms clockwatch rejectedfile snapshotter"
     ),
     "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),

@@ -142,7 +142,12 @@ def form(text: str, signature: str) -> str:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, disk: Disk | None = None, ticker: str = "intc", **options: Any
+    folder: Path,
+    *,
+    disk: Disk | None = None,
+    ticker: str = "intc",
+    snapshot_records: int = 0,
+    **options: Any,
 ) -> AsyncIterator[Venue]:
     """Serve from `folder`, stop cleanly at the end (unless it ended by itself)."""
     var = Var(folder)
@@ -159,7 +164,7 @@ async def serving(
         dice=SystemDice(),
         venue_key=VENUE_KEY,
         generations=read_generations(var),
-        options=Options(ticker=ticker, port=0, **options),
+        options=Options(ticker=ticker, port=0, snapshot_records=snapshot_records, **options),
         var=var,
     )
     server.begin()
