@@ -312,7 +312,8 @@ def replayed_state(disk: SimulatedDisk) -> list[str]:
     """The state after the journal's whole batches, from its start."""
     file = disk.open(JOURNAL)
     replay = Replay(read_header(file), checked=find_checked(file, beginning(read_header(file))))
-    replay.take_all(History(file))
+    for batch in History(file):
+        replay.take(batch)
     return all_lines(replay.state())
 
 
@@ -507,6 +508,25 @@ def test_a_journal_that_was_cut_before_its_snapshot_is_judged_by_the_marks_as_ev
         open_journal(disk, JOURNAL, ticker="intc", dice=SeededDice(random.Random(0)))
     disk.remove(DURABLE)
     assert recovered_state(disk) == (replayed_state(disk), 0)
+
+
+def test_damage_before_a_snapshot_refuses_the_journal_with_the_byte_all_the_same() -> None:
+    disk, seqs = traded()
+    data = disk.content(JOURNAL)
+    header = read_header(disk.open(JOURNAL))
+    newest, _ = snapshots_by_age(disk)
+    end = read_snapshot(disk, newest).position.offset
+    for index in range(len(header.encode()), end, 7):
+        changed = bytearray(data)
+        changed[index] ^= 1
+        copy = disk.copy(random.Random(0))
+        copy.replace(JOURNAL, bytes(changed))
+        with pytest.raises(JournalDamaged) as caught:
+            open_journal(copy, JOURNAL, ticker="intc", dice=SeededDice(random.Random(0)))
+        line = data.rfind(b"\n", 0, index) + 1
+        assert caught.value.offset in (line, data.rfind(b"\n", 0, line - 1) + 1)
+        assert copy.content(JOURNAL) == changed
+    assert len(seqs) == 2
 
 
 def test_a_start_after_a_snapshot_counts_on_and_refuses_what_does_not_follow() -> None:
