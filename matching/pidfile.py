@@ -37,3 +37,23 @@ def read_pid(path: Path) -> int | None:
     except (FileNotFoundError, UnicodeDecodeError):
         return None
     return int(text) if text.isdecimal() else None
+
+
+def running(run_dir: Path) -> dict[str, int]:
+    """Name → process id of the pid files there whose processes are alive.
+
+    An id that a killed process left may be another program's by now.
+    """
+    pids = {path.stem: read_pid(path) for path in sorted(run_dir.glob("*.pid"))}
+    return {name: pid for name, pid in pids.items() if pid is not None and is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's, but there
+        pass
+    return pid > 0

@@ -27,7 +27,7 @@ from matching.config import Var
 from matching.console import say
 from matching.exits import ExitCode, Fatal
 from matching.journal import JournalDamaged, UnknownJournal
-from matching.pidfile import read_pid
+from matching.pidfile import running
 from scripts import archive
 from scripts.archive import NotAnArchive
 from scripts.backup import current_schema, run_postgres
@@ -90,21 +90,9 @@ def _main() -> None:
 
 def _require_idle(var: Var) -> None:
     """Fatal (69) if a program of this var/ runs, be it by hand."""
-    for path in sorted(var.run_dir.glob("*.pid")):
-        pid = read_pid(path)
-        if pid is not None and _is_alive(pid):
-            message = f"{path.stem} runs in {var.root} (pid {pid}): `bash stop_all.sh` stops it"
-            raise Fatal(ExitCode.UNAVAILABLE, message)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    for name, pid in running(var.run_dir).items():
+        message = f"{name} runs in {var.root} (pid {pid}): `bash stop_all.sh` stops it"
+        raise Fatal(ExitCode.UNAVAILABLE, message)
 
 
 def restore(var: Var, uri: str, path: Path, *, is_forced: bool) -> None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from matching.config import Var
-from matching.pidfile import read_pid
+from matching.pidfile import is_alive, read_pid
 
 SUPERVISORS = ("serve", "demo")
 """The programs that carry requests out, by the names of their pid files."""
@@ -85,7 +85,7 @@ def supervisor(var: Var) -> str | None:
     """
     for name in SUPERVISORS:
         pid = read_pid(var.run_dir / f"{name}.pid")
-        if pid is not None and _lives(pid) and _is_held(var.run_dir / LOCK):
+        if pid is not None and is_alive(pid) and _is_held(var.run_dir / LOCK):
             return name
     return None
 
@@ -133,16 +133,6 @@ def progress(var: Var) -> Progress | None:
     if request is not None and (known is None or known.request != request):
         return Progress(request, Step.ASKED, run=0, changed_on=request.asked_on)
     return known
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's, but there
-        pass
-    return pid > 0
 
 
 def _is_held(path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from matching.exits import ExitCode, Fatal
-from matching.pidfile import pidfile, read_pid
+from matching.pidfile import pidfile, read_pid, running
 
 
 def test_the_pid_file_holds_our_pid_while_we_run(tmp_path: Path) -> None:
@@ -45,3 +45,14 @@ def test_a_missing_or_broken_pid_file_names_nobody(tmp_path: Path) -> None:
     assert read_pid(tmp_path / "web.pid") is None
     (tmp_path / "web.pid").write_text("-5\n")
     assert read_pid(tmp_path / "web.pid") is None
+
+
+def test_programs_that_run_are_told_from_those_that_were_killed(tmp_path: Path) -> None:
+    (tmp_path / "killed.pid").write_text("4194304\n")
+    (tmp_path / "half.pid").write_text("")
+    (tmp_path / "group.pid").write_text("0\n")
+    (tmp_path / "strange.pid").write_text(f"{10**30}\n")
+    (tmp_path / "init.pid").write_text("1\n")
+    with pidfile(tmp_path, "match-intc"):
+        assert running(tmp_path) == {"init": 1, "match-intc": os.getpid()}
+    assert running(tmp_path / "nowhere") == {}
