@@ -11,6 +11,7 @@
 | `match` | a row of `match`; both orders fill; positions and accounts of both sides move |
 | `mod` `canceled` `triggered` `decremented` | the order's row says so |
 | `set maker_fee= taker_fee=` | what later matches cost, paid to the house (R17) |
+| `set band=` `phase` | what a short sell ties up while an auction collects (R17) |
 | all others | nothing but a step forward |
 
 How far the database has come is a row of `log_position`, moved in the same transaction by an UPDATE
@@ -18,7 +19,7 @@ that names the record it moves from: of two followers that do the same work, one
 numbers here: those without an account have a position, and their cash is in it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -34,9 +35,18 @@ from app.models.db import (
     update_many,
 )
 from app.models.portfolio import fee
-from matching.events import Canceled, Decremented, Trade, Triggered
+from matching.events import Canceled, Decremented, PhaseChanged, Trade, Triggered
 from matching.journal import Batch, Header, Position, beginning
-from matching.order import HOUSE, Amend, ChangeSettings, NewOrder, Side, Status
+from matching.order import (
+    HOUSE,
+    Amend,
+    ChangeSettings,
+    NewOrder,
+    Phase,
+    SetPhase,
+    Side,
+    Status,
+)
 from matching.records import CommandRecord, Record
 
 MAX_RECORDS = 1_000
@@ -64,6 +74,39 @@ class ForeignJournal(Exception):
 
 class Fenced(Exception):
     """Somebody else has moved this journal's place in the database."""
+
+
+class Place:
+    """What a journal's row of `log_position` says of the market, beside how far it goes.
+
+    `auction`: what was collected is not uncrossed yet (R10).
+    """
+
+    FIELDS = ("time", "maker_fee", "taker_fee", "band", "last", "auction")
+    __slots__ = FIELDS
+
+    def __init__(
+        self, time: int, maker_fee: int, taker_fee: int, band: int, last: int, auction: str
+    ) -> None:
+        self.time = time
+        self.maker_fee = maker_fee
+        self.taker_fee = taker_fee
+        self.band = band
+        self.last = last
+        self.auction = auction
+
+    def change(self, settings: Mapping[str, int]) -> None:
+        """Take in a `set`."""
+        self.maker_fee = settings.get("maker_fee", self.maker_fee)
+        self.taker_fee = settings.get("taker_fee", self.taker_fee)
+        self.band = settings.get("band", self.band)
+
+    def enter(self, phase: Phase) -> None:
+        """Take in a change of phase: entering `continuous` uncrosses what was collected."""
+        if phase is Phase.AUCTION:
+            self.auction = "T"
+        elif phase is Phase.CONTINUOUS:
+            self.auction = "F"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -186,14 +229,7 @@ def resume(db: DAL, header: Header) -> Position:
         header.lineage,
     )
     if not found:
-        start = beginning(header)
-        key = {"ticker": header.ticker, "lineage": header.lineage}
-        place = {"seq": start.seq, "offset": start.offset, "batch": start.batch, "h": start.chain}
-        try:
-            insert(db, "log_position", **key, **place)
-        except Taken as taken:
-            raise Fenced(f"it began {header.ticker} at the same moment") from taken
-        return start
+        return open_journal(db, header)
     seq, offset, batch, chain, lineage, closed, run = found[0]
     if lineage != header.lineage:
         raise ForeignJournal(
@@ -204,6 +240,28 @@ def resume(db: DAL, header: Header) -> Position:
         ended = f": it is of run {run}, which has ended" if run else ""
         raise ForeignJournal(f"the journal's lineage, {lineage}, is closed in the database{ended}")
     return Position(seq, offset, batch, chain)
+
+
+def open_journal(db: DAL, header: Header, *, closed: bool = False, run: int = 0) -> Position:
+    """Begin a journal at its header. Fenced if somebody else did so at the same moment."""
+    start = beginning(header)
+    try:
+        insert(
+            db,
+            "log_position",
+            ticker=header.ticker,
+            lineage=header.lineage,
+            seq=start.seq,
+            offset=start.offset,
+            batch=start.batch,
+            h=start.chain,
+            last=header.reference,
+            closed=closed,
+            run=run,
+        )
+    except Taken as taken:
+        raise Fenced(f"it began {header.ticker} at the same moment") from taken
+    return start
 
 
 def steps(batches: Iterable[Batch]) -> Iterator[Step]:
@@ -229,11 +287,32 @@ def settle(db: DAL, header: Header, before: Position, step: Step, *, at: int) ->
     Fenced if the database is not at `before` any more; ForeignJournal if a record names an order
     that it does not have.
     """
+    _settle_rows(db, header, before, step, at=at).pay(db)
+
+
+def refold(db: DAL, header: Header, batches: Iterable[Batch], *, closed: bool, at: int) -> Position:
+    """Fold a journal whose place is at the header into tables that have nothing of it.
+
+    Inside a write transaction. Accounts get nothing: who calls this brings their cash in line with
+    the positions. closed: whether the journal is.
+    """
+    position = beginning(header)
+    for step in steps(batches):
+        _settle_rows(db, header, position, step, at=at, closed=closed)
+        position = step.after
+    return position
+
+
+def _settle_rows(
+    db: DAL, header: Header, before: Position, step: Step, *, at: int, closed: bool = False
+) -> "_Fold":
+    """All that a step does, but for the cash of accounts."""
     fold = _Fold(db, header, step.records)
     for record in step.records:
         fold.take(record, at)
-    _move(db, header, before, step.after, fold)
+    _move(db, header, before, step.after, fold.place, closed=closed)
     fold.write(db)
+    return fold
 
 
 class _Fold:
@@ -241,11 +320,14 @@ class _Fold:
 
     def __init__(self, db: DAL, header: Header, records: Sequence[Record]) -> None:
         self.key = (header.ticker, header.lineage)
-        self.time, self.maker_fee, self.taker_fee = rows(
-            db,
-            "SELECT time, maker_fee, taker_fee FROM log_position WHERE ticker = ? AND lineage = ?",
-            *self.key,
-        )[0]
+        self.place = Place(
+            *rows(
+                db,
+                f"SELECT {', '.join(Place.FIELDS)} FROM log_position"
+                " WHERE ticker = ? AND lineage = ?",
+                *self.key,
+            )[0]
+        )
         oids, owners = _touched(records)
         self.orders = self._stored_orders(db, oids)
         self.holdings = self._stored_holdings(db, owners)
@@ -254,7 +336,7 @@ class _Fold:
     def take(self, record: Record, at: int) -> None:
         """Fold one record in; `at` is the time of this settlement."""
         body = record.body
-        self.time = max(self.time, record.time)
+        self.place.time = max(self.place.time, record.time)
         match body:
             case Trade():
                 self._trade(record, body, at)
@@ -266,9 +348,9 @@ class _Fold:
                 row.price = amend.price or 0
                 row.stop = amend.stop or row.stop  # what a triggered order had stays to be seen
             case CommandRecord(command=ChangeSettings() as change):
-                fees = dict(change.settings)
-                self.maker_fee = fees.get("maker_fee", self.maker_fee)
-                self.taker_fee = fees.get("taker_fee", self.taker_fee)
+                self.place.change(dict(change.settings))
+            case CommandRecord(command=SetPhase(phase=phase)) | PhaseChanged(phase=phase):
+                self.place.enter(phase)
             case Canceled():
                 row = self._changed(body.oid, record)
                 row.status = CANCELED
@@ -281,33 +363,43 @@ class _Fold:
                 self._changed(body.oid, record).quantity -= body.quantity
 
     def write(self, db: DAL) -> None:
-        """Write what was folded: each row once, accounts in ascending order."""
+        """Write what was folded: each row once."""
         new = [row.fixed + row.changing() for row in self.orders.values() if not row.id]
         changed = [(*row.changing(), row.id) for row in self.orders.values() if row.id]
         insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
         update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed)
         insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
-        owners = sorted(entry for entry in self.holdings.items() if entry[1].changed)
         insert_many(
             db,
             "position",
             "ticker, lineage, owner, shares, cost, cash",
             [
                 (*self.key, owner, holding.shares, holding.cost, holding.new_cash)
-                for owner, holding in owners
+                for owner, holding in self.holdings.items()
+                if holding.changed
             ],
             conflict="ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
             " cost = excluded.cost, cash = position.cash + excluded.cash",
         )
-        accounts = [(holding.new_cash, owner) for owner, holding in owners if owner != HOUSE]
+
+    def pay(self, db: DAL) -> None:
+        """Give accounts their cash, in ascending order: of two that settle, neither holds what the
+        other waits for while it waits itself."""
+        accounts = [
+            (holding.new_cash, owner)
+            for owner, holding in self.holdings.items()
+            if holding.changed and owner != HOUSE
+        ]
         lock_rows(db, "auth_user", [owner for _, owner in accounts])
         update_many(db, "auth_user", ["actual_cash +"], accounts)
 
     def _trade(self, record: Record, trade: Trade, at: int) -> None:
         value = trade.quantity * trade.price
         buyer_fee = seller_fee = 0
-        if trade.taker is not None and (self.maker_fee or self.taker_fee):
-            maker_fee, taker_fee = fee(value, self.maker_fee), fee(value, self.taker_fee)
+        place = self.place
+        place.last = trade.price
+        if trade.taker is not None and (place.maker_fee or place.taker_fee):
+            maker_fee, taker_fee = fee(value, place.maker_fee), fee(value, place.taker_fee)
             buyer_takes = trade.taker is Side.BUY
             buyer_fee, seller_fee = (
                 (taker_fee, maker_fee) if buyer_takes else (maker_fee, taker_fee)
@@ -421,21 +513,23 @@ def _touched(records: Sequence[Record]) -> tuple[set[int], set[int]]:
     return oids - made, owners
 
 
-def _move(db: DAL, header: Header, before: Position, after: Position, fold: _Fold) -> None:
+def _move(
+    db: DAL, header: Header, before: Position, after: Position, place: Place, *, closed: bool
+) -> None:
+    changes = ", ".join(f"{name} = ?" for name in Place.FIELDS)
     moved = execute(
         db,
-        'UPDATE log_position SET seq = ?, "offset" = ?, batch = ?, h = ?, time = ?, maker_fee = ?,'
-        " taker_fee = ? WHERE ticker = ? AND lineage = ? AND seq = ? AND closed = 'F'",
+        f'UPDATE log_position SET seq = ?, "offset" = ?, batch = ?, h = ?, {changes}'
+        " WHERE ticker = ? AND lineage = ? AND seq = ? AND closed = ?",
         after.seq,
         after.offset,
         after.batch,
         after.chain,
-        fold.time,
-        fold.maker_fee,
-        fold.taker_fee,
+        *(getattr(place, name) for name in Place.FIELDS),
         header.ticker,
         header.lineage,
         before.seq,
+        "FT"[closed],
     )
     if moved != 1:
         raise Fenced(f"the database is not at record {before.seq} of {header.ticker} any more")

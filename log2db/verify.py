@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from app.models.db import DAL, rows, transaction
+from app.models.tables import WITHOUT_ROW
 from log2db.settlement import ForeignJournal
-from matching.events import Canceled, Decremented, Trade, Triggered
+from matching.events import Canceled, Decremented, PhaseChanged, Trade, Triggered
 from matching.journal import Header, JournalDamaged, Mark, beginning, read_batches, read_header
-from matching.order import Amend, ChangeSettings, NewOrder, format_price
+from matching.order import Amend, ChangeSettings, NewOrder, Phase, SetPhase, format_price
 from matching.ports import Source
 from matching.records import Check, CommandRecord, Record
 
@@ -33,7 +34,7 @@ _MATCH_FIELDS = (
     " match_time"
 )
 _POSITION_FIELDS = "shares, cost, cash"
-_PLACE_FIELDS = "batch, time, maker_fee, taker_fee"
+_PLACE_FIELDS = 'seq, "offset", batch, time, maker_fee, taker_fee, band, last, auction'
 
 
 class Report(msgspec.Struct):
@@ -53,29 +54,33 @@ def verify(db: DAL, source: Source, ticker: str, durable: Mark | None) -> Report
     with transaction(db):
         found = rows(
             db,
-            f'SELECT seq, "offset", h, {_PLACE_FIELDS} FROM log_position'
-            " WHERE ticker = ? AND lineage = ?",
+            f"SELECT h, {_PLACE_FIELDS} FROM log_position WHERE ticker = ? AND lineage = ?",
             ticker,
             header.lineage,
         )
         if not found or header.ticker != ticker:
             raise ForeignJournal(f"the database has not followed this journal of {header.ticker}")
-        seq, offset, chain, *place = found[0]
-        books = _Books()
+        chain, *place = found[0]
+        seq = place[0]
+        books = _Books(header)
         end = beginning(header)
-        for batch in read_batches(source, header, until=offset):
+        batches = read_batches(source, header)
+        while end.seq < seq and (batch := next(batches, None)) is not None:
             books.enter(batch.records())
             end = batch.position
-        if end.seq != seq:
-            raise JournalDamaged(offset, f"this is record {end.seq}; the database is at {seq}")
-        if end.chain != chain:
-            raise JournalDamaged(offset, "it has changed since the database followed it")
-        expected = (end.batch, books.time, books.fees["maker_fee"], books.fees["taker_fee"])
+        if end.seq < seq:
+            raise JournalDamaged(
+                end.offset, f"the journal ends at record {end.seq}; the database is at {seq}"
+            )
+        expected = [end.seq, end.offset, end.batch, *books.place.values()]
+        if place[:3] == expected[:3] and chain != end.chain:
+            raise JournalDamaged(end.offset, "it has changed since the database followed it")
         what = f"{ticker} position in the journal"
         differences = [
             *_unequal(what, _PLACE_FIELDS, place, expected),
             *_differences(db, header, books),
             *_strays(db),
+            *_lost_intents(db, ticker),
         ]
         accounts, wrong = _compare_accounts(db)
     differences += wrong
@@ -95,18 +100,24 @@ def verify(db: DAL, source: Source, ticker: str, durable: Mark | None) -> Report
 class _Books:
     """The journal folded: dictionaries of plain values, in the order of the fields above."""
 
-    def __init__(self) -> None:
+    def __init__(self, header: Header) -> None:
         self.orders: dict[int, dict[str, Any]] = {}
         self.matches: dict[int, tuple[Any, ...]] = {}
         self.positions: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-        self.fees = {"maker_fee": 0, "taker_fee": 0}
-        self.time = 0
+        self.place: dict[str, Any] = {
+            "time": 0,
+            "maker_fee": 0,
+            "taker_fee": 0,
+            "band": 0,
+            "last": header.reference,
+            "auction": "F",
+        }
 
     def enter(self, records: Iterable[Record]) -> None:
         for record in records:
             body = record.body
             if not isinstance(body, Check):  # the one record without a time
-                self.time = record.time
+                self.place["time"] = record.time
             if isinstance(body, CommandRecord):
                 self._enter_command(record, body)
             elif isinstance(body, Trade):
@@ -115,6 +126,8 @@ class _Books:
                 self._change(body.oid, record, status="canceled", reason=str(body.reason))
             elif isinstance(body, Triggered):
                 self._change(body.oid, record, status="open", triggered_on=record.time)
+            elif isinstance(body, PhaseChanged):
+                self._enter_phase(body.phase)
             elif isinstance(body, Decremented):
                 order = self.orders[body.oid]
                 self._change(body.oid, record, quantity=order["quantity"] - body.quantity)
@@ -148,17 +161,24 @@ class _Books:
                 self._change(body.oid, record, stop_price=command.stop)
         elif isinstance(command, ChangeSettings):
             for name, value in command.settings:
-                if name in self.fees:
-                    self.fees[name] = value
+                if name in self.place:
+                    self.place[name] = value
+        elif isinstance(command, SetPhase):
+            self._enter_phase(command.phase)
+
+    def _enter_phase(self, phase: Phase) -> None:
+        if phase in (Phase.AUCTION, Phase.CONTINUOUS):
+            self.place["auction"] = "T" if phase is Phase.AUCTION else "F"
 
     def _enter_trade(self, record: Record, trade: Trade) -> None:
         value = trade.price * trade.quantity
+        self.place["last"] = trade.price
         roles = {"buy": ("taker", "maker"), "sell": ("maker", "taker")}
         fees = [0, 0]
         if trade.taker is not None:
             for side, role in enumerate(roles[str(trade.taker)]):
                 # ⌊x + ½⌋; the rate is in ten-thousandths of a basis point, 10⁻⁸ of the value.
-                fees[side] = (value * self.fees[f"{role}_fee"] + 50_000_000) // 100_000_000
+                fees[side] = (value * self.place[f"{role}_fee"] + 50_000_000) // 100_000_000
         for side, oid in enumerate((trade.buy_oid, trade.sell_oid)):
             order = self.orders[oid]
             filled = order["filled"] + trade.quantity
@@ -211,12 +231,13 @@ def _differences(db: DAL, header: Header, books: _Books) -> Iterable[str]:
         ("match", '"match"', "seq", _MATCH_FIELDS, books.matches),
         ("position of owner", "position", "owner", _POSITION_FIELDS, positions),
     ):
-        stored = {
-            row[0]: tuple(row[1:])
-            for row in rows(
-                db, f"SELECT {number}, {fields} FROM {table} WHERE ticker = ? AND lineage = ?", *key
-            )
-        }
+        stored: dict[int, tuple[Any, ...]] = {}
+        for of, *values in rows(
+            db, f"SELECT {number}, {fields} FROM {table} WHERE ticker = ? AND lineage = ?", *key
+        ):
+            if of in stored:
+                yield f"{header.ticker} {noun} {of}: more than once in the database"
+            stored[of] = tuple(values)
         for of in sorted(stored.keys() | expected.keys()):
             what = f"{header.ticker} {noun} {of}"
             if of not in stored:
@@ -232,7 +253,8 @@ def _unequal(
 ) -> Iterable[str]:
     for name, have, want in zip(fields.split(","), stored, expected, strict=True):
         if have != want:
-            yield f"{what}: {name.strip()} is {have!r} in the database, {want!r} in the journal"
+            field = name.strip(' "')
+            yield f"{what}: {field} is {have!r} in the database, {want!r} in the journal"
 
 
 def _strays(db: DAL) -> Iterable[str]:
@@ -247,6 +269,17 @@ def _strays(db: DAL) -> Iterable[str]:
                 f"{table} rows of {ticker}, lineage {lineage}: the database has followed no such"
                 " journal"
             )
+
+
+def _lost_intents(db: DAL, ticker: str) -> Iterable[str]:
+    """Intents whose order is said to have a row: their cash would never be counted again (R17)."""
+    for client_id, owner in rows(
+        db,
+        "SELECT i.client_id, i.owner FROM order_intent i WHERE i.ticker = ?"
+        f" AND i.state = 'journaled' AND {WITHOUT_ROW} ORDER BY i.id",
+        ticker,
+    ):
+        yield f"{ticker} intent {client_id} of owner {owner}: its order is not in the database"
 
 
 def _compare_accounts(db: DAL) -> tuple[int, list[str]]:

@@ -24,7 +24,7 @@ from app.models.db import DAL, DatabaseAway, now
 from app.models.products import Product
 from matching import protocol
 from matching.client import Away, Refused, Unanswered
-from matching.order import Side
+from matching.order import Phase, Side
 
 AMEND_FIELDS = ("product", "oid", "quantity", "price", "stop", "owner", "_next")
 
@@ -85,6 +85,7 @@ async def _reserve_and_send(
             lineage=lineage,
             bids=market.levels(Side.BUY),
             last=market.quote().value,
+            is_auction=market.quote().phase == Phase.AUCTION,
             ts=market.trading.clock.now_ms(),
             at=now(),
         )

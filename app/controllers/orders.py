@@ -44,6 +44,7 @@ from matching.client import Away, Refused, Unanswered
 from matching.order import (
     Cancel,
     CancelAll,
+    Phase,
     SelfTrade,
     Side,
     TimeInForce,
@@ -393,6 +394,7 @@ async def _reserve_and_send(
             bids=market.levels(Side.BUY),
             asks=market.levels(Side.SELL),
             last=market.quote().value,
+            is_auction=market.quote().phase == Phase.AUCTION,
             ts=market.trading.clock.now_ms(),
             at=now(),
         )

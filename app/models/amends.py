@@ -98,6 +98,7 @@ def reserve(
     lineage: str,
     bids: Levels,
     last: int,
+    is_auction: bool = False,
     ts: int,
     at: int,
 ) -> Amending:
@@ -115,7 +116,14 @@ def reserve(
     stop = order.stop if command.stop is None else command.stop
     if change.quantity * max(price, stop) > MAX_ORDER_VALUE:
         raise Refused("invalid_order", "", "quantity × price is more than 100,000,000,000.00")
-    value = intents.value_price(order.side, price=price, stop=stop, bids=bids, last=last)
+    value = intents.value_price(
+        order.side,
+        price=price,
+        stop=stop,
+        bids=bids,
+        last=last,
+        auction=intents.auction_of(db, product, last=last, is_auction=is_auction),
+    )
     others, before = _split(portfolio.working_orders(db, owner), product.name, order.oid)
     if before is None:
         after = Working(product.name, order.side, change.quantity, value, is_intent=True)

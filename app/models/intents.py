@@ -24,7 +24,7 @@ from pydal import DAL
 from app.models import portfolio
 from app.models.db import execute, insert, lock_row, rows
 from app.models.figures import grouped
-from app.models.portfolio import Position, Working
+from app.models.portfolio import Auction, Position, Working
 from app.models.products import Product
 from app.models.tables import OPEN_INTENTS, WITHOUT_ROW
 from matching.order import (
@@ -136,14 +136,16 @@ def reserve(
     bids: Levels,
     asks: Levels,
     last: int,
+    is_auction: bool = False,
     ts: int,
     at: int,
 ) -> Intent:
     """Check cash and shares and store the intent; inside a write transaction.
 
-    `bids` and `asks` are the shown book, `last` the last price (or the reference), `ts` the
-    command's time in ms. Refused: `insufficient_cash`, `short_not_allowed` (R17), `duplicate_id`
-    (the id was used for something else, R14), `invalid_order`.
+    `bids` and `asks` are the shown book, `last` the last price (or the reference); `is_auction`:
+    whether the market is in one; `ts`: the command's time in ms. Refused: `insufficient_cash`,
+    `short_not_allowed` (R17), `duplicate_id` (the id was used for something else, R14),
+    `invalid_order`.
 
     The same request again gives the stored intent, not `fresh`; one that was rejected, or never got
     there, is stored anew.
@@ -157,7 +159,14 @@ def reserve(
         return old
     _mark_journaled(db, owner, at=at)
     command = _command(owner, product, request, asks=asks, last=last, ts=ts)
-    value = value_price(command.side, price=command.price, stop=command.stop, bids=bids, last=last)
+    value = value_price(
+        command.side,
+        price=command.price,
+        stop=command.stop,
+        bids=bids,
+        last=last,
+        auction=auction_of(db, product, last=last, is_auction=is_auction),
+    )
     if command.quantity * max(value, command.stop) > MAX_ORDER_VALUE:
         raise Refused("invalid_order", "", "quantity × price is more than 100,000,000,000.00")
     order = Working(product.name, request.side, request.quantity, value, is_intent=True)
@@ -452,16 +461,26 @@ def _worst_price(quantity: int, asks: Levels, last: int) -> int:
     return max(price, cost * 105 // (100 * quantity))
 
 
-def value_price(side: Side, *, price: int, stop: int, bids: Levels, last: int) -> int:
+def value_price(
+    side: Side, *, price: int, stop: int, bids: Levels, last: int, auction: Auction | None
+) -> int:
     """The price at which an order that goes in counts.
 
     A sell that may trade at once brings in the best bid, however low its limit is: otherwise a
     limit of next to nothing would sell short for nothing.
     """
-    price = portfolio.value_price(side, price=price, stop=stop)
-    if side is Side.BUY or stop:
-        return price
-    return max(price, bids[0][0]) if bids else price or last
+    if side is Side.SELL and not stop:
+        price = max(price, bids[0][0]) if bids else price or last
+    return portfolio.value_price(side, price=price, stop=stop, auction=auction)
+
+
+def auction_of(db: DAL, product: Product, *, last: int, is_auction: bool) -> Auction | None:
+    """The product's auction, if it is in one by the database, or already by what its market says.
+
+    Between the two lies what log2db has not settled yet.
+    """
+    settled = portfolio.auctions(db).get(product.name)
+    return settled or (Auction(last, (product.band,)) if is_auction else None)
 
 
 def require_covered(

@@ -3,7 +3,8 @@
 Cash available is never stored. It is actual cash, less what open buys would cost, less the value of
 sells beyond the shares held, less twice the average sale value of short positions, less the same
 for orders that the platform has sent but the journal does not show yet. An order with an amend on
-its way counts as what asks for more of the two.
+its way counts as what asks for more of the two. What an auction collects counts at the price that
+its uncross may come to.
 
     with transaction(db):
         page = pandl(db, owner, product, last=1_013_500)
@@ -23,6 +24,7 @@ from app.models.db import rows
 from app.models.products import Product
 from app.models.tables import OPEN_INTENTS, OVER_STATUSES, WITHOUT_ROW
 from matching.order import Side
+from matching.settings import span
 
 PANDL_ROWS = 500
 """The newest trades that the P&L page lists."""
@@ -102,6 +104,34 @@ class Working(msgspec.Struct, frozen=True):
             if not any(
                 one != other and one[0] <= other[0] and one[1] <= other[1] for other in possible
             )
+        )
+
+
+class Auction(msgspec.Struct, frozen=True):
+    """What bounds the price at which a product's auction will be uncrossed (R10).
+
+    `bands`: that in force and that which managers want, in ten-thousandths of a percent; 0: none.
+    """
+
+    last: int
+    bands: tuple[int, ...]
+
+    def price(self, limit: int) -> int:
+        """What a sell that rests at `limit` may trade at, at most: no lower than that.
+
+        No buy of the auction is further from last than the band (R12). Without one no rule bounds
+        it: 5 % above the limit, or above last if that is higher, is taken for it (R17).
+
+        >>> Auction(last=1_000_000, bands=(30_000,)).price(950_000)
+        1030000
+        >>> Auction(last=1_000_000, bands=(30_000, 0)).price(1_020_000)
+        1071000
+        """
+        return max(
+            max(limit, self.last + span(band, self.last))
+            if band
+            else max(limit, self.last) * 105 // 100
+            for band in self.bands
         )
 
 
@@ -320,12 +350,21 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
     In this order, so that an order whose row appears meanwhile is counted twice rather than never;
     and amends on their way before both, so that one that arrives meanwhile is counted as well.
     """
-    amends = _amends(db, owner)
+    collecting = auctions(db)
+    amends = _amends(db, owner, collecting)
     intents = [
-        Working(ticker, Side(side), quantity, price, is_intent=True, oid=oid)
-        for ticker, side, quantity, price, oid in rows(
+        Working(
+            ticker,
+            Side(side),
+            quantity,
+            value_price(Side(side), price=price, stop=stop, auction=collecting.get(ticker)),
+            is_intent=True,
+            oid=oid,
+        )
+        for ticker, side, quantity, price, stop, oid in rows(
             db,
-            "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price, i.oid FROM order_intent i"
+            "SELECT i.ticker, i.buy_sell, i.quantity, i.value_price, i.stop_price, i.oid"
+            " FROM order_intent i"
             f" WHERE i.owner = ? AND i.state IN {OPEN_INTENTS} AND {WITHOUT_ROW} ORDER BY i.id",
             owner,
         )
@@ -335,7 +374,7 @@ def working_orders(db: DAL, owner: int) -> list[Working]:
             ticker,
             Side(side),
             quantity,
-            value_price(Side(side), price=price, stop=stop),
+            value_price(Side(side), price=price, stop=stop, auction=collecting.get(ticker)),
             oid=oid,
             filled=filled,
         )
@@ -364,7 +403,7 @@ class _Amend(msgspec.Struct, frozen=True):
     is_alone: bool
 
 
-def _amends(db: DAL, owner: int) -> list[_Amend]:
+def _amends(db: DAL, owner: int, collecting: Mapping[str, Auction]) -> list[_Amend]:
     """The owner's amends of which the database does not show yet what became.
 
     It shows that once it has come to the record `seq`, which is 0 until one is known that will do.
@@ -381,7 +420,19 @@ def _amends(db: DAL, owner: int) -> list[_Amend]:
         owner,
     )
     return [
-        _Amend(ticker, oid, Side(side), total, price, status == "")
+        _Amend(
+            ticker,
+            oid,
+            Side(side),
+            total,
+            value_price(
+                Side(side),
+                price=price,
+                stop=price if status == "pending_stop" else 0,
+                auction=collecting.get(ticker),
+            ),
+            status == "",
+        )
         for ticker, oid, side, total, price, status in found
     ]
 
@@ -408,17 +459,34 @@ def _with_amends(working: list[Working], amends: list[_Amend]) -> list[Working]:
     ]
 
 
-def value_price(side: Side, *, price: int, stop: int) -> int:
+def auctions(db: DAL) -> dict[str, Auction]:
+    """The products in whose books an auction has collected what is not uncrossed yet, by ticker.
+
+    As far as the database has come. A market that is halted or closed from an auction is one, too:
+    whatever is crossed trades once it is continuous again (R11).
+    """
+    return {
+        ticker: Auction(last, (band, wanted))
+        for ticker, last, band, wanted in rows(
+            db,
+            "SELECT l.ticker, l.last, l.band, COALESCE(w.band, l.band) FROM log_position l"
+            " LEFT JOIN product w ON w.name = l.ticker WHERE l.closed = 'F' AND l.auction = 'T'",
+        )
+    }
+
+
+def value_price(side: Side, *, price: int, stop: int, auction: Auction | None = None) -> int:
     """The price at which an order counts (R17); `stop` is that of a stop that waits, else 0.
 
-    A buy costs its limit at most, else its stop and 5 %. A sell that rests brings in its limit; one
-    that waits about its stop, however low its limit: so the higher of the two.
+    A buy costs its limit at most, else its stop and 5 %. A sell that rests brings in its limit, or
+    in an auction what that may come to; one that waits about its stop, however low its limit: so
+    the higher of the two.
 
     >>> value_price(Side.BUY, price=0, stop=100), value_price(Side.SELL, price=1, stop=100)
     (105, 100)
     """
     if side is Side.SELL:
-        return max(price, stop)
+        return auction.price(price) if auction and not stop else max(price, stop)
     return price or stop * 105 // 100
 
 

@@ -13,6 +13,10 @@
 Prices and money are integers of 1/10,000, times are microseconds since 1970, both `bigint`. Rows
 from a journal carry its lineage, since oid and seq begin anew with it, and their owners are plain
 numbers: owner 0 is the house, and an owner without an account trades none the less.
+
+`log_position` also holds what later records and R17 go by: the fees and the band in force, last
+(the reference price before the first trade), and whether what an auction collects has yet to be
+uncrossed: from `auction` on until the market is `continuous` again, whatever is in between.
 """
 
 from pydal import DAL, Field
@@ -230,6 +234,9 @@ def define(db: DAL) -> None:
         _bigint("time"),
         _bigint("maker_fee"),
         _bigint("taker_fee"),
+        _bigint("band"),
+        _bigint("last"),
+        Field("auction", "boolean", notnull=True, default=False),
         Field("closed", "boolean", notnull=True, default=False),
         _bigint("run"),
     )

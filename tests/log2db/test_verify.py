@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.models.db import DAL, execute, insert, transaction
+from app.models.db import DAL, execute, insert, rows, transaction
 from log2db.settlement import ForeignJournal, resume, settle, steps
 from log2db.verify import MAX_LINES, Report, verify
 from matching.config import Var
@@ -54,6 +54,16 @@ def file(journal: JournalFile) -> Iterator[SystemFile]:
     opened = SystemDisk().open(journal.path)
     yield opened
     opened.close()
+
+
+def add_intent(db: DAL, owner: int, client_id: str, *, state: str) -> None:
+    """An intent of 1@1.00 in intc, as the platform stores it."""
+    terms = {"quantity": 1, "price": 10_000, "value_price": 10_000}
+    texts = {"request": "", "buy_sell": "buy", "tif": "gtc", "stp": "taker", "state": state}
+    with transaction(db, write=True):
+        insert(
+            db, "order_intent", owner=owner, ticker="intc", client_id=client_id, **terms, **texts
+        )
 
 
 def _settle(db: DAL, journal: JournalFile, file: SystemFile) -> None:
@@ -125,6 +135,12 @@ def test_a_check_at_the_end_is_no_difference(
         ("UPDATE log_position SET maker_fee = 5", "intc position in the journal: maker_fee is 5 "),
         ("UPDATE log_position SET taker_fee = 5", "intc position in the journal: taker_fee is 5 "),
         ("UPDATE log_position SET batch = 1", "intc position in the journal: batch is 1 in"),
+        ("UPDATE log_position SET seq = seq - 1", "intc position in the journal: seq is "),
+        ("UPDATE log_position SET seq = 1", "intc position in the journal: seq is 1 in"),
+        ('UPDATE log_position SET "offset" = 7', "intc position in the journal: offset is 7 in"),
+        ("UPDATE log_position SET band = 5", "intc position in the journal: band is 5 in"),
+        ("UPDATE log_position SET last = 5", "intc position in the journal: last is 5 in"),
+        ("UPDATE log_position SET auction = 'T'", "intc position in the journal: auction is 'T'"),
         ("UPDATE log_position SET time = 1", "intc position in the journal: time is 1 in"),
         (
             "INSERT INTO position (ticker, lineage, owner, shares, cost, cash)"
@@ -147,6 +163,59 @@ def test_each_wrong_value_is_found_and_named(
     report = _verify(db, journal, file)
     assert any(found in line for line in report.differences), report.differences
     assert "differences in intc" in report.summary
+
+
+@pytest.mark.parametrize(
+    ("index", "table", "number", "noun"),
+    [
+        ("order_oid", "buy_sell_order", "oid", "order"),
+        ("match_seq", '"match"', "seq", "match"),
+        ("position_owner", "position", "owner", "position of owner"),
+    ],
+)
+def test_a_row_that_is_there_twice_is_found(
+    db: DAL,
+    journal: JournalFile,
+    file: SystemFile,
+    index: str,
+    table: str,
+    number: str,
+    noun: str,
+) -> None:
+    """It takes a lost index too."""
+    _settle(db, journal, file)
+    names = ", ".join(name for name in db[table.strip('"')].fields if name != "id")
+    with transaction(db, write=True):
+        execute(db, f"DROP INDEX {index}")
+        ((of,),) = rows(db, f"SELECT MIN({number}) FROM {table}")
+        columns = f"INSERT INTO {table} ({names}) SELECT {names} FROM {table} WHERE {number} = ?"
+        assert execute(db, columns, of) == 1
+    report = _verify(db, journal, file)
+    assert f"intc {noun} {of}: more than once in the database" in report.differences
+
+
+def test_an_intent_whose_row_is_gone_is_found(
+    db: DAL, journal: JournalFile, file: SystemFile
+) -> None:
+    """Its cash would be tied up by nobody, though the exchange may have its order."""
+    journal.play("1:buy intc 1@1 id=web-1")
+    _settle(db, journal, file)
+    add_intent(db, 1, "web-1", state="journaled")
+    assert _verify(db, journal, file).differences == []
+    with transaction(db, write=True):
+        execute(db, "UPDATE buy_sell_order SET client_id = 'q' WHERE client_id = 'web-1'")
+    found = "intc intent web-1 of owner 1: its order is not in the database"
+    assert found in _verify(db, journal, file).differences
+
+
+def test_a_place_beyond_the_journals_end_is_told(
+    db: DAL, journal: JournalFile, file: SystemFile
+) -> None:
+    _settle(db, journal, file)
+    with transaction(db, write=True):
+        execute(db, "UPDATE log_position SET seq = seq + 5")
+    with pytest.raises(JournalDamaged, match=f"the journal ends at record {journal.seq}; the data"):
+        _verify(db, journal, file)
 
 
 def test_cash_that_was_paid_in_later_is_proved_by_its_ledger_row(
