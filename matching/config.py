@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from matching.exits import ExitCode, Fatal
+from matching.exits import ExitCode, Fatal, code_of
 
 KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 """A key as text: 32 bytes in lowercase hex (PROTOCOL §2)."""
@@ -65,15 +65,16 @@ class Var:
         return self.run_dir / f"{ticker}.lock"
 
     def make(self) -> None:
-        """Make the folders, `var/` closed to others; Fatal (78) if that cannot be done."""
+        """Make the folders, `var/` closed to others; Fatal (78, or 75) if that cannot be done."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.journal_dir, self.run_dir):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise Fatal(
-                ExitCode.CONFIGURATION, f"cannot make {self.root}: {error.strerror}"
-            ) from error
+            raise Fatal(code_of(error), f"cannot make {self.root}: {error.strerror}") from error
+        for folder in (self.run_dir, self.journal_dir):
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise Fatal(ExitCode.DISK, f"{folder} is on a read-only file system")
         if not os.access(self.run_dir, os.W_OK) or not os.access(self.journal_dir, os.W_OK):
             raise Fatal(ExitCode.CONFIGURATION, f"cannot write in {self.root}")
 
@@ -144,7 +145,7 @@ def _make_venue_key(path: Path) -> None:
         finally:
             aside.unlink()
     except OSError as error:
-        raise Fatal(ExitCode.CONFIGURATION, f"cannot make {path}: {error.strerror}") from error
+        raise Fatal(code_of(error), f"cannot make {path}: {error.strerror}") from error
 
 
 def choose_key(flag: str | None, var: Var, *, any_text: bool = False) -> str:

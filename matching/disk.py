@@ -54,7 +54,8 @@ class SystemFile:
         # the rest would only ask it again, and a batch is one write or none.
         written = os.pwrite(self._handle, data, offset)
         if written != len(data):
-            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written")
+            message = f"no space: only {written} of {len(data)} bytes could be written"
+            raise OSError(errno.ENOSPC, message)
 
     def sync(self) -> None:
         _sync_data(self._handle)

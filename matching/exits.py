@@ -10,9 +10,11 @@
 | 78 | configuration |
 """
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -32,6 +34,24 @@ class Fatal(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def code_of(error: OSError) -> ExitCode:
+    """Whose turn it is when a file cannot be opened or made: 78 if a name or a right is wrong, or
+    too few files may be open; else 75, the disk is full, read-only or broken.
+    """
+    if isinstance(error, _SET_WRONGLY) or error.errno in (errno.EMFILE, errno.ENFILE):
+        return ExitCode.CONFIGURATION
+    return ExitCode.DISK
+
+
+_SET_WRONGLY = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 
 
 def end_on_interrupt() -> None:
@@ -57,7 +77,9 @@ def run(program: str, body: Callable[[], None]) -> int:
     try:
         body()
     except Fatal as fatal:
-        print(f"{program}: {fatal.message}", file=sys.stderr, flush=True)
+        # It may go to the very disk that is full; the exit code is to tell all the same.
+        with suppress(OSError):
+            print(f"{program}: {fatal.message}", file=sys.stderr, flush=True)
         return fatal.code
     except KeyboardInterrupt:
         return ExitCode.DONE

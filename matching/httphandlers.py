@@ -65,11 +65,11 @@ def application(server: Server) -> Application:
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """Requests are not logged: orders go to the journal. Our own faults are; a stop is none."""
-    is_told = isinstance(handler, ReadyHandler) or (
-        isinstance(handler, Handler) and handler.server.is_stopping and handler.get_status() == 503
-    )
-    if handler.get_status() >= 500 and not is_told:
+    """Requests are not logged: orders go to the journal. Our own faults are.
+
+    503 is none: somebody is told that the server stops, is busy, or has no space.
+    """
+    if handler.get_status() >= 500 and handler.get_status() != 503:
         _log.warning(
             "%s %s: %d", handler.request.method, handler.request.path, handler.get_status()
         )
@@ -156,7 +156,13 @@ class MainHandler(Handler):
         trusted = self.server.trusts(self.request.remote_ip or "")
         self.server.exchange.submit(text, signature, recipient, trusted=trusted)
         self.server.commit.schedule()
-        answer = await recipient.answer
+        try:
+            answer = await recipient.answer
+        except asyncio.CancelledError:
+            # The process ends, and whether the command is on the disk nobody knows. Tornado would
+            # say 500; who hears nothing asks again.
+            self.detach().close()
+            raise
         message = answer.to_dict()
         if "error" in message:
             self.refuse(message["error"])

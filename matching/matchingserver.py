@@ -18,6 +18,7 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -30,7 +31,7 @@ from matching import exits
 from matching.config import Var, choose_key, find_var, read_generations
 from matching.console import say
 from matching.disk import SystemClock, SystemDice, SystemDisk
-from matching.exits import ExitCode, Fatal
+from matching.exits import ExitCode, Fatal, code_of
 from matching.groupcommit import DiskFailed
 from matching.httphandlers import application
 from matching.journal import JournalDamaged, UnknownJournal
@@ -38,7 +39,10 @@ from matching.order import TICKER, Phase, parse_price
 from matching.pidfile import pidfile
 from matching.ports import Disk, Locked
 from matching.recovery import Contradiction, Recovered, open_journal
-from matching.server import Options, Server
+from matching.server import FILES_KEPT, Options, Server
+
+FILES_LEAST = 2 * FILES_KEPT
+"""A server that may open fewer files would turn all connections away."""
 
 
 def main() -> None:
@@ -55,6 +59,7 @@ def _body() -> None:
     )
     options = _options(arguments)
     var = find_var(arguments.var)
+    _check_files()
     with _event_loop_runner() as runner:
         runner.run(run(options, var))
 
@@ -66,6 +71,15 @@ def _event_loop_runner() -> asyncio.Runner:
     except ImportError:
         return asyncio.Runner()
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _check_files() -> None:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < FILES_LEAST:
+        raise Fatal(
+            ExitCode.CONFIGURATION,
+            f"only {most} files may be open at a time (ulimit -n); {FILES_LEAST} are the least",
+        )
 
 
 async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
@@ -134,9 +148,8 @@ def _lock(disk: Disk, var: Var, ticker: str) -> Any:
             f"another matching server serves {ticker}: {var.lock_file(ticker)} is held",
         ) from error
     except OSError as error:
-        raise Fatal(
-            ExitCode.CONFIGURATION, f"cannot lock {var.lock_file(ticker)}: {error.strerror}"
-        ) from error
+        message = f"cannot lock {var.lock_file(ticker)}: {error.strerror}"
+        raise Fatal(code_of(error), message) from error
 
 
 def _bind(options: Options) -> list[socket.socket]:
@@ -168,10 +181,8 @@ def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
         raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
     except JournalDamaged as error:
         raise Fatal(ExitCode.DISK, f"{path}: {error}") from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise Fatal(ExitCode.CONFIGURATION, f"cannot open {path}: {error.strerror}") from error
     except OSError as error:
-        raise Fatal(ExitCode.DISK, f"cannot read {path}: {error.strerror or error}") from error
+        raise Fatal(code_of(error), f"cannot open {path}: {error.strerror or error}") from error
 
 
 _EXAMPLES = """examples:

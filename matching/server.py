@@ -128,12 +128,7 @@ class HttpServer(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        handle = stream.fileno()
-        if (
-            most != resource.RLIM_INFINITY
-            and isinstance(handle, int)
-            and handle >= most - FILES_KEPT
-        ):
+        if most != resource.RLIM_INFINITY and stream.socket.fileno() >= most - FILES_KEPT:
             stream.close()
             self.turned_away += 1
             self.last_turned_away = time.monotonic()
@@ -161,6 +156,7 @@ class Server:
         self._var = var
         self._clock = clock
         self._generations_stamp: tuple[int, int, int] | None = None
+        self._generations_problem = ""
         self.exchange = Exchange(
             recovered,
             clock=clock,
@@ -310,15 +306,19 @@ class Server:
         self.commit.schedule()
 
     def _poll_generations(self) -> None:
+        """What cannot be read now is tried again: a key may be raised while files are short."""
         stamp = _stamp(self._var.generations_file)
         if stamp == self._generations_stamp:
             return
-        self._generations_stamp = stamp
         try:
             generations = read_generations(self._var)
         except Fatal as fatal:
-            _log.error("%s; the generations known before stay in force", fatal.message)
+            if fatal.message != self._generations_problem:
+                self._generations_problem = fatal.message
+                _log.error("%s; the generations known before stay in force", fatal.message)
             return
+        self._generations_stamp = stamp
+        self._generations_problem = ""
         self.exchange.set_generations(generations)
         self.commit.schedule()
 

@@ -1,7 +1,6 @@
 """When the disk fails, nobody is answered and the server ends with exit code 75."""
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,55 +10,13 @@ import pytest
 
 from matching import signing
 from matching.config import Var
-from matching.disk import SystemDisk, SystemFile
 from matching.exits import ExitCode, Fatal
 from matching.groupcommit import DiskFailed
 from matching.matchingserver import run as serve_product
 from matching.server import Options
+from tests.matching.failing_disk import FailingDisk
 from tests.matching.serving import VENUE_KEY, Venue, form, serving, until
 from tests.waiting import free_port
-
-
-class FailingFile:
-    """A real file, but one call of it fails when told to."""
-
-    def __init__(self, file: SystemFile, disk: "FailingDisk") -> None:
-        self._file = file
-        self._disk = disk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def append(self, data: bytes) -> None:
-        self._disk.attempt("append")
-        self._file.append(data)
-
-    def sync(self) -> None:
-        self._disk.attempt("sync")
-        self._file.sync()
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        self._disk.attempt("write_at")
-        self._file.write_at(offset, data)
-
-
-class FailingDisk(SystemDisk):
-    """The machine's disk until `fails` names a call; `failures` counts what failed since."""
-
-    def __init__(self) -> None:
-        self.fails = ""
-        self.failures = 0
-
-    def attempt(self, call: str) -> None:
-        if call == self.fails:
-            self.failures += 1
-            raise OSError(errno.EIO, "Input/output error")
-
-    def open(self, path: Path) -> Any:
-        return FailingFile(super().open(path), self)
-
-    def create(self, path: Path) -> Any:
-        return FailingFile(super().create(path), self)
 
 
 def run(tmp_path: Path, scenario: Callable[[Venue, FailingDisk], Any], **options: Any) -> None:
