@@ -2,6 +2,7 @@
 
     python -m tests.simulation --seeds 0:10000        or: make simulate SEEDS=0:10000
     python -m tests.simulation --seeds 1234:1235      one seed: its story is printed if it fails
+    python -m tests.simulation --exhaustive           a fixed day: every crash, every bit flipped
 
 Exit code 0: nothing failed; 1: something did; 2: usage. The digest at the end is of all stories:
 the same program plays the same ones, byte for byte.
@@ -20,6 +21,12 @@ from concurrent.futures import ProcessPoolExecutor
 from hashlib import blake2b
 from typing import NamedTuple
 
+from tests.simulation.exhaustive import (
+    crash_everywhere,
+    damage_everywhere,
+    damage_snapshots_everywhere,
+    splice_everywhere,
+)
 from tests.simulation.story import Story, play
 
 CHUNK = 25
@@ -124,6 +131,21 @@ def report(seeds: range, *, jobs: int) -> int:
     return 0
 
 
+def try_everything() -> int:
+    """All of `tests.simulation.exhaustive`; AssertionError for what may not be."""
+    for what, go in (
+        ("crashes", crash_everywhere),
+        ("damaged journals", damage_everywhere),
+        ("batches of another history", splice_everywhere),
+        ("damaged snapshots", damage_snapshots_everywhere),
+    ):
+        began = time.monotonic()
+        print(
+            f"{go():,} {what}: all as they may be, in {time.monotonic() - began:.0f} s", flush=True
+        )
+    return 0
+
+
 def _print_failure(failure: Failure, *, alone: bool) -> None:
     if alone:
         story = Story(failure.seed)
@@ -160,7 +182,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all cores)"
     )
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="instead: a fixed day, ended at each operation, and each bit of its files flipped",
+    )
     options = parser.parse_args(arguments)
+    if options.exhaustive:
+        return try_everything()
     return report(options.seeds, jobs=max(1, options.jobs))
 
 

@@ -43,20 +43,20 @@ class Auditor:
         self.starts = 0
 
     def check_recovery(
-        self, recovered: Recovered, disk: SimulatedDisk, promises: Promises, *, syncs: bool
+        self, recovered: Recovered, disk: SimulatedDisk, promises: Promises, *, in_flight: int
     ) -> History:
         """Everything, once a journal is open and before the server goes on with it.
 
-        syncs: whether the last server answered only when a batch was safe.
+        in_flight: the most batches that may be there without having been settled.
         """
         data = disk.content(JOURNAL)
         history = read_history(data)
         assert history.length == len(data), "recovery left something that is no batch"
         assert data == disk.synced_content(JOURNAL), "recovery left something that is not safe"
         assert data.startswith(promises.data), "what was settled is not there any more"
-        if promises.data and syncs:
-            in_flight = history.batches - read_history(bytes(promises.data)).batches
-            assert in_flight <= 1, "a batch was written before the one before it was safe"
+        if promises.data:
+            unsettled = history.batches - read_history(bytes(promises.data)).batches
+            assert unsettled <= in_flight, "a batch was written before the one before was safe"
         mark = Mark.decode(disk.content(DURABLE), DURABLE.name)
         header = recovered.journal.header
         assert mark == Mark(history.seq, history.length, header.lineage), f"the mark is {mark}"

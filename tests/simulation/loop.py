@@ -67,6 +67,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         pass
 
+    def __del__(self) -> None:
+        """It holds nothing that must be closed."""
+
 
 class SimulatedThread(Executor):
     """A thread of one process: what it is given runs a moment later, in turn, while others go on.

@@ -14,6 +14,7 @@ from tests.simulation.loop import SimulatedLoop
 JOURNAL = Path("var/journal/intc.log")
 DURABLE = JOURNAL.with_suffix(".durable")
 SETTLED = JOURNAL.with_suffix(".settled")
+TORN = JOURNAL.with_suffix(".torn")
 
 BEGIN = 1_700_000_000_000_000
 """What the clock shows when a story begins (µs)."""

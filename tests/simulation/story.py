@@ -16,15 +16,16 @@ from matching.exchange import Batch
 from matching.groupcommit import DiskFailed
 from matching.journal import JournalDamaged
 from matching.order import Phase
-from tests.simulated_disk import Crash
+from tests.simulated_disk import Crash, SimulatedDisk
 from tests.simulation.check import Auditor, check_again
 from tests.simulation.client import Client
 from tests.simulation.commands import OWNERS, REFERENCE, CommandWriter
 from tests.simulation.follower import DatabaseFollower, Follower, a_database
 from tests.simulation.history import read_history
-from tests.simulation.machine import JOURNAL, Machine
+from tests.simulation.machine import JOURNAL, TORN, Machine
 from tests.simulation.promises import Promises
 from tests.simulation.server import Server
+from tests.simulation.snapshots import Snapshots
 
 HEALING_ROUNDS = 60
 """After so many rounds of a healthy venue everybody must know what became of every id."""
@@ -67,6 +68,7 @@ class Story:
         self._auditor = Auditor(**self._terms)
         self._server: Server | None = None
         self._follower = Follower(machine) if db is None else DatabaseFollower(machine, db)
+        self._snapshots = Snapshots(machine, lambda: self._server)
         writer = CommandWriter(rng, tick=self._terms["tick"], lot=self._terms["lot"])
         self._clients = [
             Client(owner, machine, writer, self._promises, lambda: self._server)
@@ -90,6 +92,7 @@ class Story:
             machine.disk.observe = lambda: None
             machine.loop.end()
         self._counts["commands"] = sum(len(client.requests) for client in self._clients)
+        self._counts["snapshots"] = self._snapshots.taken
         self._counts["answers"] = self._promises.answers
         told = f"{machine.told}{machine.disk.content(JOURNAL)!r}"
         return Told(blake2b(told.encode(), digest_size=16).hexdigest(), self._counts)
@@ -107,6 +110,7 @@ class Story:
 
     def _has_started(self) -> bool:
         machine, promises = self.machine, self._promises
+        tail = _tail_of(machine.disk)
         try:
             server = Server(
                 machine,
@@ -116,6 +120,9 @@ class Story:
                 on_ended=self._note_end,
             )
             self._check(server)
+            if tail:
+                kept = machine.disk.synced_content(TORN)
+                assert kept.endswith(tail), "a torn tail was cut without a safe copy"
             server.begin(phase=self._phase)
         except (Crash, OSError, DiskFailed) as error:
             machine.tell("no start", type(error).__name__)
@@ -138,12 +145,14 @@ class Story:
         if self._power_failed and not self._syncs:
             promises.forgive(recovered.journal.seq)
             self._auditor.forget()
-        history = self._auditor.check_recovery(recovered, disk, promises, syncs=self._syncs)
+        history = self._auditor.check_recovery(recovered, disk, promises, in_flight=1)
         self._follower.check(history)
         if self.machine.chance(0.2):
             check_again(recovered, disk)
         self._counts["recoveries"] += 1
         self._counts["torn tails"] += recovered.torn_bytes > 0
+        self._counts["begun with a snapshot"] += recovered.snapshot_seq > 0
+        self._counts["snapshots passed over"] += len(recovered.passed_over)
         promises.begin(disk.content(JOURNAL), history.seq)
 
     # -- living
@@ -169,8 +178,13 @@ class Story:
         if machine.chance(0.03):
             machine.put_clock()
         machine.rng.choice(self._clients).act()
+        server = self._server
+        if server is not None and server.is_alive:
+            assert server.exchange.feed.seq <= self._promises.seq, "shown before it was settled"
         if machine.chance(0.2):
             self._look()
+        if machine.chance(0.03):
+            self._snapshots.take()
 
     def _end_life(self) -> None:
         assert self._server is not None
@@ -201,6 +215,8 @@ class Story:
         elif self.machine.chance(0.5):
             self._look()  # what is not safe is there to be seen
         self.machine.end_process(power_fails=power_fails)
+        if self.machine.chance(0.1):
+            self._snapshots.rot()
 
     def _note_batch(self, batch: Batch) -> None:
         self._promises.note_batch(batch)
@@ -243,3 +259,15 @@ class Story:
     def _wait(self, seconds: float) -> None:
         self.machine.loop.call_later(seconds, self.machine.loop.stop)
         self.machine.loop.run()
+
+
+def _tail_of(disk: SimulatedDisk) -> bytes:
+    """What follows the last whole batch of a journal that has any."""
+    if not disk.exists(JOURNAL):
+        return b""
+    data = disk.content(JOURNAL)
+    try:
+        history = read_history(data)
+    except AssertionError:  # not even its header is there
+        return b""
+    return data[history.length :]
