@@ -445,23 +445,30 @@ def _begin(db: DAL, *, write: bool) -> None:
 
 
 def _begin_on_postgres(db: DAL, *, write: bool) -> None:
-    assert db._adapter.connection  # a property that connects, with statements of pyDAL's
+    _connection(db)  # a new one has had statements of pyDAL's
     db.rollback()  # psycopg2 began a transaction with the first of them
     mode = "READ COMMITTED" if write else "REPEATABLE READ READ ONLY"
     db.executesql(f"SET TRANSACTION ISOLATION LEVEL {mode}")
 
 
 def _commit(db: DAL) -> None:
-    if not _is_sqlite(db):
-        # After an error PostgreSQL takes COMMIT for a rollback, and says nothing.
-        assert db._adapter.connection.info.transaction_status != _IN_ERROR
+    if not _is_sqlite(db) and _connection(db).info.transaction_status == _IN_ERROR:
+        # PostgreSQL would take COMMIT for a rollback, and say nothing.
+        raise RuntimeError("a transaction in which a statement failed cannot be committed")
     db.commit()
 
 
 def _cursor(db: DAL) -> Any:
-    adapter = db._adapter
-    assert adapter.connection  # a property that connects: the cursor belongs to it
-    return adapter.cursor
+    _connection(db)  # the cursor belongs to it
+    return db._adapter.cursor
+
+
+def _connection(db: DAL) -> Any:
+    """The thread's connection to the database; pyDAL makes one if there is none."""
+    connection = db._adapter.connection
+    if connection is None:
+        raise RuntimeError("pyDAL has no connection to the database")
+    return connection
 
 
 def _unnested(values: Sequence[Sequence[Any]]) -> tuple[str, list[str]]:
