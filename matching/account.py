@@ -1,17 +1,18 @@
 """Accounts: what one owner has in one product, and the accepted orders that are theirs.
 
 An `Order` is an accepted order, from its acceptance to its end; the engine changes it, the book
-keeps its place. An `Account` holds its owner's open orders, and what R16 asks of them all.
+keeps its place. An `Account` holds its owner's open orders, an `Exposure` what R16 asks of them.
 
 >>> from matching.limits import UNLIMITED
->>> account = Account(7, limits=UNLIMITED)
+>>> account = Account(7, UNLIMITED)
 >>> bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)
->>> order = Order(1, account, bid)
+>>> order = account.open(1, bid)
 >>> order.owner, order.remaining, order.status
 (7, 100, <Status.OPEN: 'open'>)
 """
 
 from bisect import bisect_right
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from matching.limits import Limits
@@ -19,6 +20,9 @@ from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, forma
 
 if TYPE_CHECKING:
     from matching.book import Level
+
+USUAL_QUANTITY = 1_000_000
+"""The most that an order has of which nothing needs to be asked."""
 
 _BUY = Side.BUY  # CPython 3.11 takes as long to look a member up as to create an event
 
@@ -43,17 +47,17 @@ class Order:
         "terms",
     )
 
+    # `Account.open` gives them their values: CPython 3.11 creates an object without an __init__ in
+    # half the time.
+    account: "Account"
+    canceled: bool
+    hidden: int
+    level: "Level | None"
     next: "Order | None"
+    oid: int
+    open_quantity: int
     previous: "Order | None"
-
-    def __init__(self, oid: int, account: "Account", command: NewOrder) -> None:
-        self.oid = oid
-        self.account = account
-        self.terms = command
-        self.open_quantity = command.quantity
-        self.hidden = 0
-        self.canceled = False
-        self.level: Level | None = None
+    terms: NewOrder
 
     @property
     def owner(self) -> int:
@@ -140,42 +144,98 @@ class Order:
 class Account:
     """One owner in one product.
 
-    `orders` are the open ones in oid order, `open_buys` and `open_sells` what is open of them,
-    waiting stops included; `position` is what was bought less what was sold.
+    `orders` are the open ones in oid order; `position` is what was bought less what was sold. An
+    order of at most `unasked` needs no look at the limits.
     """
 
-    __slots__ = ("entries", "limits", "open_buys", "open_sells", "orders", "owner", "position")
+    __slots__ = ("exposure", "limits", "orders", "owner", "position", "unasked")
 
-    def __init__(self, owner: int, *, limits: Limits) -> None:
+    exposure: "Exposure | None"
+    """None while no limit asks for it."""
+    limits: Limits
+    unasked: int
+
+    def __init__(self, owner: int, limits: Limits) -> None:
         self.owner = owner
-        self.limits = limits
         self.position = 0
         self.orders: dict[int, Order] = {}
-        self.open_buys = 0
-        self.open_sells = 0
-        self.entries: list[int] = []
-        """When orders and amends were accepted (microseconds), the last second's and older ones
-        that nobody has forgotten yet."""
+        self.exposure = None
+        self.limit(limits)
+
+    def open(self, oid: int, command: NewOrder) -> Order:
+        """A new order of this owner."""
+        order = self.orders[oid] = Order()
+        order.oid = oid
+        order.account = self
+        order.terms = command
+        order.open_quantity = command.quantity
+        order.hidden = 0
+        order.canceled = False
+        order.level = None
+        return order
+
+    def limit(self, limits: Limits) -> None:
+        """These are in force from now on."""
+        self.limits = limits
+        self.unasked = 0 if limits.is_more else min(limits.max_quantity, USUAL_QUANTITY)
+        if not limits.is_more:
+            self.exposure = None
+        elif self.exposure is None:
+            self.exposure = Exposure(self.orders.values())
 
     def change_open(self, side: Side, quantity: int) -> None:
+        """So much more of the owner's is open on a side (negative: less)."""
+        if self.exposure is not None:
+            self.exposure.change(side, quantity)
+
+    def check(self) -> None:
+        """Assert that the index agrees with the orders, and the exposure with both."""
+        assert (self.exposure is not None) == self.limits.is_more, (self.owner, self.limits)
+        if self.exposure is not None:
+            self.exposure.check(self.orders.values())
+        assert list(self.orders) == sorted(self.orders), f"owner {self.owner}: not in oid order"
+        for oid, order in self.orders.items():
+            assert order.oid == oid, f"{order!r} as #{oid}"
+            assert order.account is self, f"{order!r} among those of {self.owner}"
+            assert 0 < order.remaining <= order.quantity, f"{order!r}"
+
+
+class Exposure:
+    """What the limits of R16 but `max_quantity` ask about one owner, kept while one of them is set.
+
+    `open_buys` and `open_sells` are what is open on either side, waiting stops included; `entries`
+    are the times (microseconds) at which orders and amends were accepted since then, of the last
+    second and older ones that nobody has forgotten yet.
+    """
+
+    __slots__ = ("entries", "open_buys", "open_sells")
+
+    def __init__(self, orders: Collection[Order]) -> None:
+        self.open_buys = _sum_open(orders, Side.BUY)
+        self.open_sells = _sum_open(orders, Side.SELL)
+        self.entries: list[int] = []
+
+    def change(self, side: Side, quantity: int) -> None:
         """So much more is open on a side (negative: less)."""
         if side is _BUY:
             self.open_buys += quantity
         else:
             self.open_sells += quantity
 
+    def note_entry(self, time: int) -> None:
+        """An order or an amend was accepted."""
+        self.entries.append(time)
+
     def entries_since(self, time: int) -> int:
         """How many orders and amends were accepted after `time`; older ones are forgotten."""
         del self.entries[: bisect_right(self.entries, time)]
         return len(self.entries)
 
-    def check(self) -> None:
+    def check(self, orders: Collection[Order]) -> None:
         """Assert that the sums agree with the orders."""
         for side, total in ((Side.BUY, self.open_buys), (Side.SELL, self.open_sells)):
-            own = [order for order in self.orders.values() if order.side is side]
-            assert total == sum(order.open_quantity for order in own), (self.owner, total, own)
-        assert list(self.orders) == sorted(self.orders), f"owner {self.owner}: not in oid order"
-        for oid, order in self.orders.items():
-            assert order.oid == oid, f"{order!r} as #{oid}"
-            assert order.account is self, f"{order!r} among those of {self.owner}"
-            assert 0 < order.remaining <= order.quantity, f"{order!r}"
+            assert total == _sum_open(orders, side), (side, total, orders)
+
+
+def _sum_open(orders: Collection[Order], side: Side) -> int:
+    return sum(order.open_quantity for order in orders if order.side is side)

@@ -7,10 +7,10 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 >>> from matching.account import Account
 >>> from matching.limits import UNLIMITED
 >>> from matching.order import NewOrder
->>> account, book = Account(7, limits=UNLIMITED), OrderBook()
+>>> account, book = Account(7, UNLIMITED), OrderBook()
 >>> for oid, quantity in ((1, 100), (2, 50)):
 ...     bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=quantity, price=502500)
-...     book.bids.add(Order(oid, account, bid))
+...     book.bids.add(account.open(oid, bid))
 >>> book.levels(Side.BUY, depth=10)
 [(502500, 150, 2)]
 >>> book.bids.remove(book.bids.best.first)
@@ -18,9 +18,8 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 [(<Side.BUY: 'buy'>, 502500, 50, 1)]
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
-
-from sortedcontainers import SortedDict
 
 from matching.account import Order
 from matching.order import Side, format_price
@@ -72,14 +71,16 @@ class BookSide:
     """The bids or the asks: price levels in order, the best always at hand.
 
     A level's key is its price times `sign` (1, for asks −1), so that on both sides a greater key is
-    a better price. The book hands both sides its set of changed keys.
+    a better price: `_keys` has them in order, the best last. The book hands both sides its set of
+    changed keys.
     """
 
-    __slots__ = ("_changed", "_levels", "best", "sign")
+    __slots__ = ("_changed", "_keys", "_levels", "best", "sign")
 
     def __init__(self, *, highest_first: bool, changed: set[int]) -> None:
         self.sign = 1 if highest_first else -1
-        self._levels: SortedDict[int, Level] = SortedDict()
+        self._levels: dict[int, Level] = {}
+        self._keys: list[int] = []
         self._changed = changed
         self.best: Level | None = None
 
@@ -94,32 +95,36 @@ class BookSide:
     def add(self, order: Order) -> None:
         """Rest a limit order behind all others at its price; an iceberg shows a full peak (R9)."""
         terms = order.terms
-        shown = order.open_quantity
-        if terms.peak and shown > terms.peak:
-            order.hidden = shown - terms.peak
-            shown = terms.peak
         key = terms.price * self.sign
-        level = self._levels.get(key)
-        order.next = None
-        if level is None:
+        try:
+            level = self._levels[key]
+        except KeyError:
             order.previous = None
             level = self._add_level(key, order)
         else:
             order.previous = last = level.last
             last.next = level.last = order
             level.count += 1
+        order.next = None
         order.level = level
-        level.quantity += shown
-        if order.hidden:
-            level.hidden += order.hidden
+        level.quantity += order.open_quantity
+        if terms.peak:
+            self._hide(order, level)
         if not level.is_changed:
             self._note_change(level)
 
     def _add_level(self, key: int, order: Order) -> Level:
         level = self._levels[key] = Level(self, key, order)
+        insort(self._keys, key)
         if self.best is None or key > self.best.key:
             self.best = level
         return level
+
+    def _hide(self, order: Order, level: Level) -> None:
+        hidden = max(0, order.open_quantity - order.peak)
+        order.hidden = hidden
+        level.hidden += hidden
+        level.quantity -= hidden
 
     def remove(self, order: Order) -> None:
         """Take the order out of the book; a level without orders goes."""
@@ -130,9 +135,6 @@ class BookSide:
             level.quantity += order.hidden
             level.hidden -= order.hidden
             order.hidden = 0
-        self._unlink(order, level)
-
-    def _unlink(self, order: Order, level: Level) -> None:
         previous, following = order.previous, order.next
         order.level = order.previous = order.next = None
         level.count -= 1
@@ -151,13 +153,16 @@ class BookSide:
             self._note_change(level)
 
     def _remove_level(self, level: Level) -> None:
-        levels = self._levels
-        del levels[level.key]
+        keys = self._keys
+        del self._levels[level.key]
         if level is self.best:
-            self.best = levels.peekitem(-1)[1] if levels else None
+            keys.pop()
+            self.best = self._levels[keys[-1]] if keys else None
+        else:
+            del keys[bisect_left(keys, level.key)]
 
     def fill(self, order: Order, level: Level, quantity: int) -> None:
-        """So much of what is shown of an order that rests at this level has traded.
+        """So much of what is shown of the first order at this level has traded.
 
         An order without an open quantity leaves the book; an iceberg whose shown part is used up
         shows its next peak, behind all others at its price (R9).
@@ -165,9 +170,15 @@ class BookSide:
         level.quantity -= quantity
         order.open_quantity = left = order.open_quantity - quantity
         if not left:
-            self._unlink(order, level)
-            return
-        if left == order.hidden:
+            level.count -= 1
+            following = order.next
+            order.level = order.next = None
+            if following is not None:
+                following.previous = None
+                level.first = following
+            else:
+                self._remove_level(level)
+        elif left == order.hidden:
             self._refresh(order, level)
         if not level.is_changed:
             self._note_change(level)
@@ -179,27 +190,23 @@ class BookSide:
         level.quantity += shown
         following = order.next
         if following is not None:
-            previous, last = order.previous, level.last
-            following.previous = previous
-            if previous is None:
-                level.first = following
-            else:
-                previous.next = following
-            last.next = order
-            order.previous, order.next = last, None
-            level.last = order
+            following.previous = None
+            level.first = following
+            order.previous = last = level.last
+            last.next = level.last = order
+            order.next = None
 
     def reduce(self, order: Order, quantity: int) -> None:
         """Take so much off what is open of a resting order, hidden part first (R5, R6).
 
         It keeps its place, and what it shows is not refilled; without an open quantity it leaves.
         """
+        level = order.level
+        assert level is not None, f"{order!r} does not rest"
         if quantity == order.open_quantity:
             self.remove(order)
             order.open_quantity = 0
             return
-        level = order.level
-        assert level is not None, f"{order!r} does not rest"
         hidden = min(quantity, order.hidden)
         order.hidden -= hidden
         level.hidden -= hidden
@@ -230,8 +237,7 @@ class BookSide:
         self._changed.add(level.key)
 
     def level(self, price: int) -> Level | None:
-        level: Level | None = self._levels.get(price * self.sign)
-        return level
+        return self._levels.get(price * self.sign)
 
     def __len__(self) -> int:
         """The number of price levels."""
@@ -239,7 +245,7 @@ class BookSide:
 
     def __iter__(self) -> Iterator[Level]:
         """The levels, best first."""
-        return (self._levels[key] for key in reversed(self._levels))
+        return (self._levels[key] for key in reversed(self._keys))
 
     def quantities(self) -> Iterator[tuple[int, int]]:
         """(price, whole quantity, hidden parts too) of each level, best first."""
@@ -247,7 +253,8 @@ class BookSide:
 
     def check(self) -> None:
         """Assert that keys, levels, queues and totals agree."""
-        assert self.best is (self._levels.peekitem(-1)[1] if self._levels else None), self.best
+        assert self._keys == sorted(self._levels), (self._keys, self._levels)
+        assert self.best is (self._levels[self._keys[-1]] if self._keys else None), self.best
         for level in self:
             queue = list(level)
             state = (

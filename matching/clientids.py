@@ -15,15 +15,17 @@ REMEMBERED_IDS = 200_000
 
 class ClientIds:
     """The orders with an id; `by_oid` holds the same ones by their number, `commands` what each
-    was entered with."""
+    was entered with. The ids of orders below the number `oldest` are remembered while these are
+    open only."""
 
-    __slots__ = ("_latest", "_remembered", "by_oid", "commands")
+    __slots__ = ("_latest", "_remembered", "by_oid", "commands", "oldest")
 
     def __init__(self) -> None:
         self.by_oid: dict[int, Order] = {}
         self.commands: dict[int, NewOrder] = {}
         self._remembered: dict[tuple[int, str], Order] = {}
         self._latest: deque[Order] = deque()
+        self.oldest = 0
 
     def find(self, owner: int, client_id: str) -> Order | None:
         return self._remembered.get((owner, client_id))
@@ -38,10 +40,11 @@ class ClientIds:
             oldest = self._latest.popleft()
             if not oldest.remaining:
                 self._drop(oldest)
+        self.oldest = self._latest[0].oid
 
     def ended(self, order: Order) -> None:
-        """The order is open no more: only being among the latest keeps its id from now on."""
-        if order.oid < self._latest[0].oid:
+        """An order below `oldest` is open no more: nothing keeps its id, if it has one."""
+        if order.client_id:
             self._drop(order)
 
     def _drop(self, order: Order) -> None:
@@ -52,6 +55,7 @@ class ClientIds:
     def check(self) -> None:
         """Assert that both indexes agree, and that nothing is kept without a reason."""
         assert len(self._latest) <= REMEMBERED_IDS, len(self._latest)
+        assert self.oldest == (self._latest[0].oid if self._latest else 0), self.oldest
         assert len(self.by_oid) == len(self._remembered), self.by_oid
         assert self.by_oid.keys() == self.commands.keys(), self.commands
         for (owner, client_id), order in self._remembered.items():

@@ -21,7 +21,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from matching.account import Account, Order
+from matching.account import USUAL_QUANTITY, Account, Exposure, Order
 from matching.auction import Uncross, uncross_price
 from matching.book import BookSide, OrderBook
 from matching.clientids import ClientIds
@@ -76,8 +76,8 @@ _NONE = SelfTrade.NONE
 RATE_WINDOW = 1_000_000
 """R16's `max_rate` counts what lies in so many microseconds."""
 
-FORGET_EVERY = 4096
-"""Once in so many orders, what no rate can count any more is forgotten."""
+_USUAL_PRICE = MAX_ORDER_VALUE // USUAL_QUANTITY
+"""No order of at most this price and a usual quantity is worth more than an order may be."""
 
 _ANY_PRICE = (0, 10**18)
 """A breaker that stops nothing: the lowest and the highest price that may print."""
@@ -181,61 +181,54 @@ class Engine:
     # Orders
 
     def _enter(self, command: NewOrder) -> Sequence[Event]:
-        account = self._accounts.get(command.owner) or self._open_account(command.owner)
+        try:
+            account = self._accounts[command.owner]
+        except KeyError:
+            account = self._open_account(command.owner)
         if command.client_id:
             known = self._ids.find(command.owner, command.client_id)
             if known is not None:
                 return [_answer_again(known, self._ids.commands[known.oid], command)]
-        quantity, price, limits = command.quantity, command.price, account.limits
+        quantity, price = command.quantity, command.price
         if not (
             # Most orders are fine at one look; `_why_not` would say the same of them, at length.
-            self._is_ordinary
-            and not limits.is_more
-            and 0 < quantity <= limits.max_quantity
-            and not (quantity % self.lot or price % self.tick)
+            0 < quantity <= account.unasked
+            and price <= _USUAL_PRICE
+            and self._is_ordinary
             and not (command.stop or command.post or command.peak)
-            and quantity * price <= MAX_ORDER_VALUE
+            and not (quantity % self.lot or price % self.tick)
         ):
             rejected = self._why_not(command, account)
             if rejected is not None:
                 return [rejected]
+            if account.exposure is not None:
+                account.exposure.change(command.side, quantity)
+                account.exposure.note_entry(self.time)
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = account.orders[oid] = Order(oid, account, command)
-        account.entries.append(self.time)
-        if not oid % FORGET_EVERY:
-            self._forget_entries()
-        if command.side is _BUY:
-            account.open_buys += quantity
-            own, opposite = self.book.bids, self.book.asks
-        else:
-            account.open_sells += quantity
-            own, opposite = self.book.asks, self.book.bids
+        order = account.open(oid, command)
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
         if command.stop:
             self._stops.add(order)
             return events
-        best = opposite.best
-        if (
-            price
-            and (best is None or best.key < price * opposite.sign)
-            and (command.tif is _GTC or command.tif is _DAY)
-        ) or self.phase is _AUCTION:
-            own.add(order)
-            return events
+        if command.side is _BUY:
+            own, opposite = self.book.bids, self.book.asks
+        else:
+            own, opposite = self.book.asks, self.book.bids
+        if price and (command.tif is _GTC or command.tif is _DAY):
+            best = opposite.best
+            if best is None or best.key < price * opposite.sign or self.phase is _AUCTION:
+                own.add(order)
+                return events
         self._run(order, events)
         if self._stops.keys and len(events) > 1:
             self._run_stops(_prints(events), events)
         return events
 
-    def _forget_entries(self) -> None:
-        for account in self._accounts.values():
-            account.entries_since(self.time - RATE_WINDOW)
-
     def _open_account(self, owner: int) -> Account:
-        account = self._accounts[owner] = Account(owner, limits=self.limits.of(owner))
+        account = self._accounts[owner] = Account(owner, self.limits.of(owner))
         return account
 
     def _why_not(self, command: NewOrder, account: Account) -> Rejected | None:
@@ -266,12 +259,12 @@ class Engine:
                 return rejected
         if command.stop and self._has_reached(command.side, command.stop):
             return self._stop_would_trigger(command.side, command.stop)
-        limits = account.limits
-        if quantity > limits.max_quantity:
-            return _too_large(quantity, limits.max_quantity)
-        if limits.is_more:
+        if quantity > account.limits.max_quantity:
+            return _too_large(quantity, account.limits.max_quantity)
+        if account.exposure is not None:
             rejected = self._beyond_limits(
                 account,
+                account.exposure,
                 side=command.side,
                 quantity=quantity,
                 opening=quantity,
@@ -322,6 +315,7 @@ class Engine:
     def _beyond_limits(
         self,
         account: Account,
+        exposure: Exposure,
         *,
         side: Side,
         quantity: int,
@@ -338,9 +332,9 @@ class Engine:
             message = f"owner {account.owner} has {others} other open orders already"
             return Rejected("max_open_orders", message, "R16")
         if side is _BUY:
-            reached = account.position + account.open_buys + opening
+            reached = account.position + exposure.open_buys + opening
         else:
-            reached = -account.position + account.open_sells + opening
+            reached = -account.position + exposure.open_sells + opening
         if reached > limits.max_position:
             message = (
                 f"this {side} could lead to {reached} shares {'long' if side is _BUY else 'short'},"
@@ -353,7 +347,7 @@ class Engine:
                 f" the limit is {format_price(limits.max_notional)}"
             )
             return Rejected("max_notional", message, "R16")
-        if account.entries_since(self.time - RATE_WINDOW) >= limits.max_rate:
+        if exposure.entries_since(self.time - RATE_WINDOW) >= limits.max_rate:
             message = f"more than {limits.max_rate} orders and amends within a second"
             return Rejected("rate_limited", message, "R16")
         return None
@@ -443,28 +437,25 @@ class Engine:
             traded += quantity
             if side is _BUY:
                 maker.position -= quantity
-                maker.open_sells -= quantity
                 events.append(
                     Trade(tid, price, quantity, owner, maker.owner, oid, resting.oid, side)
                 )
             else:
                 maker.position += quantity
-                maker.open_buys -= quantity
                 events.append(
                     Trade(tid, price, quantity, maker.owner, owner, resting.oid, oid, side)
                 )
             tid += 1
             opposite.fill(resting, level, quantity)
+            if maker.exposure is not None:
+                maker.exposure.change(side.opposite, -quantity)
             if not resting.open_quantity:
                 self._close(resting)
         self.next_tid = tid
         order.open_quantity = missing
-        if side is _BUY:
-            account.position += traded
-            account.open_buys -= traded
-        else:
-            account.position -= traded
-            account.open_sells -= traded
+        account.position += traded if side is _BUY else -traded
+        if account.exposure is not None:
+            account.exposure.change(side, -traded)
 
     def _halt(self, order: Order, events: list[Event]) -> None:
         """R12's breaker: the trade that would come next does not happen, and trading halts."""
@@ -554,7 +545,9 @@ class Engine:
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
-        order.account.entries.append(self.time)
+        exposure = order.account.exposure
+        if exposure is not None:
+            exposure.note_entry(self.time)
         if quantity <= order.filled:
             events.append(self._end(order, CancelReason.AMENDED))
             order.open_quantity += quantity - order.quantity
@@ -605,9 +598,10 @@ class Engine:
         account = order.account
         if quantity > account.limits.max_quantity:
             return _too_large(quantity, account.limits.max_quantity)
-        if account.limits.is_more:
+        if account.exposure is not None:
             rejected = self._beyond_limits(
                 account,
+                account.exposure,
                 side=order.side,
                 quantity=quantity,
                 opening=quantity - order.quantity,
@@ -625,7 +619,7 @@ class Engine:
     ) -> None:
         """Give the order new terms, and with them new priority: it comes in like a new one."""
         if order.level is not None:
-            self.book.side(order.side).remove(order)
+            order.level.side.remove(order)
         else:
             self._stops.remove(order)
         more = quantity - order.quantity
@@ -677,9 +671,13 @@ class Engine:
     # Cancels
 
     def _cancel(self, command: Cancel) -> Sequence[Event]:
-        order = self._named_by(command)
-        if order is None:
-            return [_order_not_found(command)]
+        try:
+            order = self._accounts[command.owner].orders[command.oid]
+        except KeyError:
+            named = self._named_by(command)
+            if named is None:
+                return [_order_not_found(command)]
+            order = named
         return [self._end(order, command.reason)]
 
     def _named_by(self, command: Cancel | Amend) -> Order | None:
@@ -695,26 +693,25 @@ class Engine:
 
     def _end(self, order: Order, reason: CancelReason) -> Canceled:
         """Cancel what is open of an order, whether it rests, waits for its stop or is incoming."""
-        level, terms, account = order.level, order.terms, order.account
+        level, account = order.level, order.account
         oid, quantity = order.oid, order.open_quantity
         if level is not None:
             level.side.remove(order)
-        elif terms.stop:
+        elif order.stop:
             self._stops.remove(order)
         order.canceled = True
         del account.orders[oid]
-        if terms.side is _BUY:
-            account.open_buys -= quantity
-        else:
-            account.open_sells -= quantity
-        if terms.client_id:
+        if account.exposure is not None:
+            account.exposure.change(order.side, -quantity)
+        if oid < self._ids.oldest:
             self._ids.ended(order)
         return Canceled(oid, quantity, reason)
 
     def _close(self, order: Order) -> None:
         """The order is filled: it is not among its owner's open ones any more."""
-        del order.account.orders[order.oid]
-        if order.terms.client_id:
+        oid = order.oid
+        del order.account.orders[oid]
+        if oid < self._ids.oldest:
             self._ids.ended(order)
 
     # The venue's commands
@@ -800,7 +797,7 @@ class Engine:
         self.limits.change(owner, limits)
         for account in self._accounts.values():
             if owner is None or account.owner == owner:
-                account.limits = self.limits.of(account.owner)
+                account.limit(self.limits.of(account.owner))
         return [LimitChanged(owner, name, value) for name, value in command.limits]
 
     def _raise_key(self, command: RaiseKey) -> Sequence[Event]:
