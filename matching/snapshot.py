@@ -17,9 +17,9 @@ of them, each with a newline. Journals hold such hashes: another form of line ne
     next oid 5 tid 2                         the numbers of the next order and the next trade
     phase continuous
     position 4 -8                            an owner's net shares, if any
-    rate 7 1700000000.050000 2               then so many orders and amends of an owner (but the
-                                             house) were accepted; within a second before the last
-                                             record only (R16)
+    rate 7 1700000000.050000 2               then so many orders and amends were accepted of an
+                                             owner who has limits beside max_quantity; within a
+                                             second before the last record only (R16)
     setting collar 50000                     R3, R12, R17, in ten-thousandths
     stop-buy 000000001 TERMS filled=0 hidden=0   waiting, in order of election (R7)
     stop-sell 000000001 TERMS filled=0 hidden=0  likewise
@@ -66,7 +66,6 @@ from matching.engine import RATE_WINDOW, Engine
 from matching.events import Trade
 from matching.journal import RULES, Header, Position
 from matching.order import (
-    HOUSE,
     TICKER,
     Command,
     NewOrder,
@@ -412,8 +411,9 @@ def _account_lines(account: Account, time: int) -> Iterator[str]:
     owner = account.owner
     if account.position:
         yield f"position {owner} {account.position}"
-    if owner != HOUSE:  # it has no limits
-        recent = Counter(entry for entry in account.entries if entry > time - RATE_WINDOW)
+    if account.exposure is not None:
+        entries = account.exposure.entries
+        recent = Counter(entry for entry in entries if entry > time - RATE_WINDOW)
         for entry, count in recent.items():
             yield f"rate {owner} {format_time(entry)} {count}"
 
@@ -480,9 +480,11 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
         _account(engine, int(owner)).position = int(shares)
     for text in told["rate"]:
         owner, entry, count = text.split(" ")
-        _account(engine, int(owner)).entries += [parse_time(entry)] * int(count)
-    for account in engine._accounts.values():
-        account.entries.sort()
+        exposure = _account(engine, int(owner)).exposure
+        if exposure is None:
+            raise ValueError(f"owner {owner} has no limits")
+        exposure.entries += [parse_time(entry)] * int(count)
+        exposure.entries.sort()
     _add_ids(engine, told["id"], _add_orders(engine, told))
     return engine
 
@@ -493,22 +495,27 @@ def _account(engine: Engine, owner: int) -> Account:
 
 def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
     """Put the open orders in their places; all of them by what the lines say of their terms."""
-    book = engine.book
-    added: dict[str, Order] = {}
-    for kind, side in (("bid", book.bids), ("ask", book.asks)):
-        for text in sorted(told[kind]):
-            terms, filled, hidden = _split(text)
-            order = added[terms] = _make_order(engine, terms, filled)
-            _rest(side, order, hidden)
+    queues = {kind: [_split(text) for text in sorted(told[kind])] for kind in _QUEUES}
+    everything = [each for queue in queues.values() for each in queue]
+    commands = {terms: _parse_order(engine, terms) for terms, _, _ in everything}
+    filled = {terms: each for terms, each, _ in everything}
+    orders: dict[str, Order] = {}
+    # An account has its orders by oid in this order.
+    for terms, (oid, command) in sorted(commands.items(), key=lambda each: each[1][0]):
+        account = _account(engine, command.owner)
+        order = orders[terms] = account.open(oid, command)
+        order.open_quantity -= filled[terms]
+        account.change_open(command.side, order.open_quantity)
+    for kind, side in (("bid", engine.book.bids), ("ask", engine.book.asks)):
+        for terms, _, hidden in queues[kind]:
+            _rest(side, orders[terms], hidden)
     for kind in ("stop-buy", "stop-sell"):
-        for text in sorted(told[kind]):
-            terms, filled, _ = _split(text)
-            order = added[terms] = _make_order(engine, terms, filled)
-            engine._stops.add(order)
-    for order in sorted(added.values(), key=_oid):
-        order.account.orders[order.oid] = order
-        order.account.change_open(order.side, order.open_quantity)
-    return added
+        for terms, _, _ in queues[kind]:
+            engine._stops.add(orders[terms])
+    return orders
+
+
+_QUEUES = ("bid", "ask", "stop-buy", "stop-sell")
 
 
 def _split(text: str) -> tuple[str, int, int]:
@@ -523,17 +530,11 @@ def _split(text: str) -> tuple[str, int, int]:
 _OPEN = re.compile(r"[0-9]{9,} (.*) filled=([0-9]+) hidden=([0-9]+)", re.ASCII)
 
 
-def _make_order(engine: Engine, terms: str, filled: int) -> Order:
+def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
     record = parse_command(terms, ticker=engine.ticker)
     if not isinstance(record.command, NewOrder):
         raise ValueError(f"no order: {terms!r}")
-    order = Order(record.oid, _account(engine, record.command.owner), record.command)
-    order.open_quantity -= filled
-    return order
-
-
-def _oid(order: Order) -> int:
-    return order.oid
+    return record.oid, record.command
 
 
 def _rest(side: BookSide, order: Order, hidden: int) -> None:
@@ -555,41 +556,43 @@ def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[str, Order]
     for text in texts:
         entered, has_ended, became = text.partition(" filled=")
         entered, _, now = entered.partition(" now=")
-        if has_ended:
-            order = _make_order(engine, entered, 0)
-            command = order.terms
-            _end(order, now, became)
+        as_entered = open_orders.get(entered)  # as most open orders are
+        if as_entered is not None:
+            order, command = as_entered, as_entered.terms
         else:
-            # Most open orders are as they were entered.
-            order = open_orders.get(entered) or _make_order(engine, entered, 0)
-            command = order.terms
-            order = by_oid[order.oid]
+            oid, command = _parse_order(engine, entered)
+            order = _ended(engine, oid, command, now, became) if has_ended else by_oid[oid]
         ids.commands[order.oid] = command
         orders.append(order)
-    orders.sort(key=_oid)
+    orders.sort(key=lambda order: order.oid)
     for order in orders:
         ids.by_oid[order.oid] = order
         ids._remembered[order.owner, order.client_id] = order
     # All ids among the latest are remembered; beside them only those of older orders still open.
     ids._latest = deque(orders[-clientids.REMEMBERED_IDS :])
+    ids.oldest = ids._latest[0].oid if ids._latest else 0
 
 
-def _end(order: Order, now: str, became: str) -> None:
-    """Make of an order as entered what the line of its id says that it came to be."""
-    filled, _, canceled = became.partition(" ")
+def _ended(engine: Engine, oid: int, command: NewOrder, now: str, became: str) -> Order:
+    """An order that has ended: as entered, and what it came to be."""
+    account = _account(engine, command.owner)
+    order = account.open(oid, command)
+    del account.orders[oid]
     if now:
         match = _NOW.fullmatch(now)
         if match is None:
             raise ValueError(f"no values of an order: {now!r}")
         quantity, price, stop = match.groups()
         order.terms = replace(
-            order.terms,
+            command,
             quantity=int(quantity),
             price=_parse_price_or_none(price) or 0,
             stop=_parse_price_or_none(stop) or 0,
         )
+    filled, _, canceled = became.partition(" ")
     order.open_quantity = order.quantity - int(filled)
     order.canceled = canceled == "canceled"
+    return order
 
 
 _NOW = re.compile(r"([0-9]+)@([0-9.-]+)/([0-9.-]+)", re.ASCII)

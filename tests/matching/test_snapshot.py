@@ -183,11 +183,13 @@ def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
         "key intc 7 2",
         "set intc breaker=5",
         "limit intc 7 max_position=200",
+        "7:buy intc 2@49.80 stp=none",
     ):
         engine.apply(parse(text), 1_700_000_000_000_000)
     assert state_lines(state_of(engine, 1_700_000_000_500_000)) == [
         "ask 000000001 [1] 1 sell 100@50.25/0 id=a peak=10 filled=15 hidden=80",
         "bid 000000001 [3] 2 buy 5@49.90/0 tif=day filled=0 hidden=0",
+        "bid 000000002 [5] 7 buy 2@49.80/0 stp=none filled=0 hidden=0",
         "breaker 50.25",
         "id [1] 1 sell 100@50.25/0 id=a peak=10",
         "id [2] 2 buy 15@50.25/0 id=b filled=15",
@@ -199,13 +201,11 @@ def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
         "limit * max_quantity 1000000",
         "limit * max_rate 0",
         "limit 7 max_position 200",
-        "next oid 5 tid 3",
+        "next oid 6 tid 3",
         "phase continuous",
         "position 1 -15",
         "position 2 15",
-        "rate 1 1700000000.000000 1",
-        "rate 2 1700000000.000000 2",
-        "rate 3 1700000000.000000 1",
+        "rate 7 1700000000.000000 1",
         "setting band 0",
         "setting breaker 50000",
         "setting collar 0",
@@ -217,6 +217,7 @@ def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
 
 def test_what_no_rate_can_count_any_more_is_not_part_of_the_state() -> None:
     engine = Engine("intc")
+    engine.apply(parse("limit intc * max_rate=10"), 1_000_000)
     engine.apply(parse("7:buy intc 1@50"), 1_000_000)
     engine.apply(parse("0:buy intc 1@50"), 1_000_000)
 
