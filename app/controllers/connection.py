@@ -1,9 +1,9 @@
 """Connection: what stands behind the addresses of a product's form, before it is stored.
 
 The web server asks them itself, as it will when the product trades: a price at the Quote Url, the
-product's state beside it (PROTOCOL §3), a hello at the Ws Url (§4). Rules that differ are no fault:
-the platform tells its own. Only addresses that a product may have are asked, for two seconds,
-without following to others; what they answer is bounded.
+product's state and what an operator should look after beside it (PROTOCOL §3), a hello at the Ws
+Url (§4). Rules that differ are no fault: the platform tells its own. Only addresses that a product
+may have are asked, for two seconds, without following to others; what they answer is bounded.
 """
 
 import asyncio
@@ -32,6 +32,11 @@ NO_RESPONSE = 599
 SHOWN_LENGTH = 40
 """How much of a strange value is shown."""
 
+ALARM_LENGTH = 300
+"""How much of an alarm is shown: ours are shorter."""
+
+ALARMS_SHOWN = 10
+
 
 class NotThere(Exception):
     """An address does not answer as a matching server does; the sentence says how."""
@@ -47,11 +52,18 @@ class State(msgspec.Struct):
     rules: dict[str, str]
 
 
+class Health(msgspec.Struct):
+    """What `/health/ready` tells, as far as it matters here."""
+
+    alarms: list[str]
+
+
 async def examine(form: ProductForm) -> dict[str, Any]:
     """What came of asking: `is_well`, and `lines`, a sentence each, to show."""
     try:
         price = await _price(form.quote_url)
-        state = await _state(_query_url(form.quote_url))
+        state = await _state(_beside(form.quote_url, "/query"))
+        alarms = await _alarms(_beside(form.quote_url, "/health/ready"))
         differences = list(_differences(form, state))
         ticker = await _greeting(form.ws_url)
     except NotThere as not_there:
@@ -62,20 +74,23 @@ async def examine(form: ProductForm) -> dict[str, Any]:
         return {"is_well": False, "lines": differences}
     server = urlsplit(form.quote_url).netloc
     grid = f"tick {format_price(form.tick)}, lot {form.lot}"
-    line = f"All is well: {form.name} answers at {server}, with {grid}, at {format_price(price)}"
+    answer = f"{form.name} answers at {server}, with {grid}, at {format_price(price)}"
+    if alarms:
+        return {"is_well": False, "lines": [f"{answer}. Its operator is needed:", *alarms]}
+    line = f"All is well: {answer}"
     differing = rules.differences(form, state.rules)
     others = [f"{name} {_shown(in_force or '')}" for name, _, in_force in differing]
     later = f"In force there: {', '.join(others)}; it is told this form's when that is stored"
     return {"is_well": True, "lines": [line, later] if others else [line]}
 
 
-def _query_url(quote_url: str) -> str:
-    """Where the same server tells its state.
+def _beside(quote_url: str, path: str) -> str:
+    """Another address of the same server.
 
-    >>> _query_url("http://127.0.0.1:8881/quote")
+    >>> _beside("http://127.0.0.1:8881/quote", "/query")
     'http://127.0.0.1:8881/query'
     """
-    return urlsplit(quote_url)._replace(path="/query").geturl()
+    return urlsplit(quote_url)._replace(path=path).geturl()
 
 
 def _differences(form: ProductForm, state: State) -> Iterator[str]:
@@ -99,10 +114,8 @@ def _plain(price: str) -> str:
         return price
 
 
-def _shown(text: str) -> str:
-    return (
-        text if text.isprintable() and 0 < len(text) <= SHOWN_LENGTH else repr(text[:SHOWN_LENGTH])
-    )
+def _shown(text: str, length: int = SHOWN_LENGTH) -> str:
+    return text if text.isprintable() and 0 < len(text) <= length else repr(text[:length])
 
 
 async def _price(quote_url: str) -> int:
@@ -119,6 +132,15 @@ async def _state(query_url: str) -> State:
         return msgspec.json.decode(body, type=State)
     except (msgspec.DecodeError, RecursionError) as error:
         raise NotThere(f"{query_url} does not answer with the state of a product") from error
+
+
+async def _alarms(ready_url: str) -> list[str]:
+    body = await _get(ready_url)
+    try:
+        alarms = msgspec.json.decode(body, type=Health).alarms
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NotThere(f"{ready_url} does not answer with the health of a server") from error
+    return [_shown(alarm, ALARM_LENGTH) for alarm in alarms[:ALARMS_SHOWN]]
 
 
 async def _get(url: str) -> bytes:

@@ -1,5 +1,6 @@
 """[Test connection]: a product's form is compared with what stands behind its addresses."""
 
+import asyncio
 import gzip
 import socket
 import threading
@@ -12,6 +13,8 @@ from app.controllers import connection
 from app.models import products
 from app.models.accounts import User
 from app.models.products import Product
+from matching import client
+from matching.config import load_venue_key
 from tests.app.venue import JSON, Browser, Web, running_match
 from tests.waiting import free_port
 
@@ -76,6 +79,21 @@ def test_a_form_that_agrees_with_its_matching_server_is_told_so(
     told = report(web.browser(manager), form(port))
     line = f"All is well: proof answers at 127.0.0.1:{port}, with tick 0.05, lot 10, at 101.50"
     assert told == (True, [line])
+
+
+def test_the_alarms_of_a_matching_server_are_shown(web: Web, manager: User) -> None:
+    port = free_port()
+    (web.var.journal_dir / "alarm.rejected").mkdir()
+    with running_match(web.var, "alarm", port) as match:
+        url = f"http://127.0.0.1:{port}"
+        with suppress(client.Refused):
+            asyncio.run(client.post_order(url, "7:del alarm 99", load_venue_key(web.var)))
+        match.wait_for_line("alarm.rejected cannot be written")
+        fields = form(port, name="alarm", unit_price="100", tick="0.01", lot="1")
+        is_well, (line, alarm) = report(web.browser(manager), fields)
+    assert not is_well
+    assert line.endswith("at 100.00. Its operator is needed:")
+    assert alarm.endswith("alarm.rejected cannot be written: Is a directory; trading goes on")
 
 
 @pytest.mark.parametrize(
