@@ -310,6 +310,8 @@ class Markets:
         self._changed = asyncio.Event()
         self.went_live = asyncio.Event()
         """Set whenever a market can trade again."""
+        self.are_known = False
+        """Whether the products have been read since the web server started."""
 
     def __iter__(self) -> Iterator[Market]:
         return iter(list(self._by_product.values()))
@@ -333,6 +335,7 @@ class Markets:
                 self._changed.clear()
                 try:
                     await self._sync(await served_products())
+                    self.are_known = True
                 except DatabaseAway as away:
                     log.warning("products: %s", away)
                 with suppress(TimeoutError):

@@ -294,11 +294,14 @@ async def once(
 
 
 def market_of(request: Request) -> Market:
-    """The market of the form's product; Problem if it is not served."""
+    """The market of the form's product; Problem if it is not served, or nobody knows yet."""
     product = request.form.get("product", "")
     market = None
     if re.fullmatch("[0-9]{1,18}", product, re.ASCII):
         market = request.platform.markets.get(int(product))
+    if market is None and not request.platform.markets.are_known:
+        message = "The platform has just started; nothing was sent. Try again"
+        raise Problem(503, "not_ready", message)
     if market is None:
         message = f"There is no product {product[:40]!r} to trade"
         raise Problem(404, "unknown_ticker", message)

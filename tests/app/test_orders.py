@@ -40,7 +40,7 @@ from tests.app.venue import (
 )
 from tests.database import DATABASES, own_database
 from tests.processes import Process
-from tests.waiting import free_port, wait_until
+from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 NUMBERS = itertools.count(1)
 
@@ -288,6 +288,27 @@ def test_a_product_that_is_not_there(web: Web, buyer: User) -> None:
         form = {"product": product, "type": "buy", "quantity": "1", "price": "1"}
         assert browser.post("/default/order", form, JSON).error == "unknown_ticker"
         assert browser.post("/default/delete", {"product": product, "oid": 1}, JSON).status == 404
+
+
+def test_a_web_server_that_has_just_started_takes_no_product_for_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked = threading.Event()
+    served = products.served
+
+    def slowly(db: DAL) -> list[Product]:
+        assert is_asked.wait(PATIENCE_SECONDS)
+        return served(db)
+
+    monkeypatch.setattr(products, "served", slowly)
+    with running_web(tmp_path) as web:
+        browser = web.browser(web.add_user("early"))
+        form = {"product": "99999", "type": "buy", "quantity": "1", "price": "1"}
+        answer = browser.post("/default/order", form, JSON)
+        assert (answer.status, answer.error) == (503, "not_ready")
+        is_asked.set()
+        wait_until(lambda: web.platform.markets.are_known, "the products to be read")
+        assert browser.post("/default/order", form, JSON).error == "unknown_ticker"
 
 
 def test_a_plain_form_leads_back_to_the_trade_page_with_a_sentence(
