@@ -8,7 +8,7 @@ PARALLEL := -n auto --dist loadfile
 # Stories of crashes to simulate, by seed: the first, and the one behind the last.
 SEEDS ?= 0:10000
 
-.PHONY: demo test check nightly simulate bench soak stop clean
+.PHONY: demo test check nightly simulate bench soak kills stop clean
 
 demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
@@ -36,6 +36,11 @@ bench: $(VENV)/.ready
 
 soak: $(VENV)/.ready
 	@exec $(BIN)/python scripts/soak.py $(ARGS)
+
+# One kill after another, as fast as the venue comes back: on SQLite, or with ARGS=--cluster on PostgreSQL.
+kills: ROUNDS ?= 200
+kills: $(VENV)/.ready
+	@exec $(BIN)/python scripts/soak.py --rounds $(ROUNDS) --tickers 2 $(ARGS)
 
 stop:
 	@bash stop_all.sh

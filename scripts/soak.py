@@ -3,11 +3,14 @@
 A process that ends by SIGKILL may not be missed: it is started again, goes on where it was, and
 nothing that was acknowledged is lost. So each of a venue's processes is killed while robots trade:
 web app, matching servers, log2db, robots; the demo that supervises them; all at once, as by a power
-cut; and on PostgreSQL all connections to the database. After each it is waited for what a user
-would see: pages, the feed, settlement and the robots go on. At the end the demo is stopped by
-SIGTERM, and journals and database are compared, record by record.
+cut; on PostgreSQL all connections to the database, and the postmaster of a cluster that is the
+soak's own. After each it is waited for what a user would see: pages, the feed, settlement, the
+robots and the witnesses go on. Witnesses (scripts/witnesses.py) trade by session, by post and by
+the platform's form, and remember: what was acknowledged has to be in the journal once, with its
+oid, after each kill. At the end the demo is stopped by SIGTERM, and journals and database are
+compared, record by record.
 
-    00:07 match-acme is killed
+    00:07 match-acme killed
     00:08 match-acme is back after 0.9 s
 """
 
@@ -18,45 +21,52 @@ if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends thes
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import urlopen
 
+from app.models import accounts, products, settings
 from app.models import db as database
-from app.models import products, settings
 from app.models.products import Product
-from matching import exits
+from matching import config, exits
 from matching.client import Away, Client, Unanswered
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
 from matching.journal import durable_path, settled_path
 from matching.pidfile import read_pid
+from scripts.cluster import Cluster, running_cluster
 from scripts.serve import Signals, migrate, read_mark, require_free_port
 from scripts.supervisor import die_with_parent
+from scripts.witnesses import Form, JournalOrders, Order, Post, Session, Witness
+
+T = TypeVar("T")
 
 EPILOG = """\
 It writes into the folder that --var names, or else into a new one, which it removes if all is well.
-On PostgreSQL ($EMTE_DATABASE) give it a database of its own: it ends all connections to it.
+On PostgreSQL ($EMTE_DATABASE) give it a database of its own: it ends all connections to it. With
+--cluster it makes a PostgreSQL of its own, and kills that too.
 
 exit codes: 0 all came back and nothing differs, 1 something did not, 2 usage, 69 the port is taken,
 78 var/ or the database's address is not good
 
 examples:
-  python scripts/soak.py                                  ten minutes, four tickers
-  python scripts/soak.py --once --tickers 1 --port 8080   each kind of process once
+  python scripts/soak.py                                    ten minutes, four tickers
+  python scripts/soak.py --rounds 10 --tickers 1 --cluster  ten kills, each when the last is over
 """
 
 PAUSE_SECONDS = (3.0, 10.0)
@@ -64,6 +74,15 @@ PAUSE_SECONDS = (3.0, 10.0)
 
 PATIENCE_SECONDS = 90.0
 """How long what was killed may be away; the supervisor waits 30 s for what ends often."""
+
+ORDER_SECONDS = 1.0
+"""How long a kill waits for a witness to send something."""
+
+WAY_SECONDS = 0.005
+"""How far on its way an order is when the kill comes, at most."""
+
+JOURNAL_SECONDS = 5.0
+"""How long after an answer its record may not be marked as durable yet."""
 
 END_SECONDS = 40.0
 """How long the demo may take to end after SIGTERM, and its children after its SIGKILL."""
@@ -75,11 +94,19 @@ _END_CONNECTIONS = (
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 
+_UNBALANCED = (
+    "SELECT ticker, lineage, SUM(shares), SUM(cash) FROM position GROUP BY ticker, lineage"
+    " HAVING SUM(shares) <> 0 OR SUM(cash) <> 0"
+)
+"""Each share and each cent of a trade goes from one to another; the demo takes no fees."""
+
+_IN_DOUBT = "SELECT owner, client_id FROM order_intent WHERE state IN ('reserved', 'unknown')"
+
 _PROGRAM = re.compile(r" -m (scripts\.demo|app\.webserver|matching\.\w+|log2db|robot\.\w+) ")
 """What the command lines of a demo and of its children have in them."""
 
 _EXPECTED = {
-    "match": r"matchingserver \w+: listening on .*"
+    "match": r"matchingserver \w+: listening on .*|matchingserver: snapshot of \S+ after record .*"
     r"|client connected via websocket|client disconnected",
     "log2db": r"\S+ log2db (INFO .*|WARNING \w+: the database is away .*; waiting)",
     "robot": r"order #\d+ .*|order from .*|\d+ orders canceled by .*"
@@ -99,21 +126,35 @@ class Kind(StrEnum):
     LOG2DB = "log2db"
     ROBOT = "robot"
     CONNECTIONS = "connections"
+    POSTGRES = "postgres"
     DEMO = "demo"
     EVERYTHING = "everything"
 
 
 _OFTEN = (Kind.WEB, Kind.MATCHING_SERVER, Kind.LOG2DB, Kind.ROBOT)
-"""Each three times as often as the others, after which all begins anew."""
+"""One process of these; each more often than the others, after which all begins anew."""
+
+_ON_POSTGRES = (Kind.CONNECTIONS, Kind.POSTGRES)
+"""What is killed beside the venue's own processes."""
+
+FIRST_WITNESS = 1001
+"""The owner numbers of witnesses begin here; they have no accounts."""
+
+PLATFORM_USER = "trader1"
+"""The demo's account that no robot trades for."""
 
 
 class Venue:
     """The demo under test: how it is started, killed and stopped, and what can be seen of it."""
 
-    def __init__(self, var: Var, *, uri: str, tickers: int, port: int) -> None:
+    def __init__(
+        self, var: Var, *, uri: str, tickers: int, port: int, cluster: Cluster | None
+    ) -> None:
         self.var = var
-        self.db = database.open_database(uri)
         self.products: list[Product] = []
+        self.url = f"http://127.0.0.1:{port}"
+        self.cluster = cluster
+        self._db = database.open_database(uri)
         self._tickers = tickers
         self._port = port
         self._demo: subprocess.Popen[bytes] | None = None
@@ -157,8 +198,21 @@ class Venue:
         self.start()
 
     def look_for_products(self) -> None:
-        with database.transaction(self.db):
-            self.products = products.every(self.db, active_only=True)
+        self.products = self._read(lambda db: products.every(db, active_only=True))
+
+    def witnesses(self, dice: random.Random) -> Iterator[Witness]:
+        """Traders who remember, for each product and each way to it."""
+        key = config.choose_key(None, self.var)
+        owners = itertools.count(FIRST_WITNESS)
+        platform_owner = self._read(
+            lambda db: accounts.find_credentials(db, PLATFORM_USER).owner or 0
+        )
+        for product in self.products:
+            owner = next(owners)
+            yield Witness(Session(product, owner, key), product, owner, dice)
+            yield Witness(Post(product, key), product, next(owners), dice)
+            form = Form(product, self.url, PLATFORM_USER)
+            yield Witness(form, product, platform_owner, dice)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of the processes of a kind, as their pid files have them."""
@@ -169,7 +223,7 @@ class Venue:
                 return [f"{kind}-{product.name}" for product in self.products]
             case Kind.ROBOT:
                 return [f"robot-{product.name}-{n}" for product in self.products for n in (1, 2)]
-            case Kind.EVERYTHING | Kind.CONNECTIONS:
+            case Kind.EVERYTHING | Kind.CONNECTIONS | Kind.POSTGRES:
                 return [name for each in (*_OFTEN, Kind.DEMO) for name in self.names(each)]
 
     def processes(self) -> set[int]:
@@ -227,15 +281,14 @@ class Venue:
     def _has_pages(self) -> bool:
         """Whether the web app and its database answer."""
         try:
-            with urlopen(f"http://127.0.0.1:{self._port}/health/ready", timeout=5) as response:
+            with urlopen(f"{self.url}/health/ready", timeout=5) as response:
                 return bool(response.status == 200)
         except OSError:
             return False
 
     def end_connections(self) -> None:
         """End all connections to the database but this one, on PostgreSQL."""
-        with database.transaction(self.db):
-            database.rows(self.db, _END_CONNECTIONS)
+        self.rows(_END_CONNECTIONS)
 
     def contents(self) -> list[Any]:
         """What no kill may change in the database: users, products, which journals it follows."""
@@ -244,14 +297,31 @@ class Venue:
             "SELECT id, name, ws_url FROM product ORDER BY id",
             "SELECT ticker, lineage FROM log_position ORDER BY ticker, lineage",
         )
-        with database.transaction(self.db):
-            return [database.rows(self.db, query) for query in queries]
+        return [self.rows(query) for query in queries]
+
+    def rows(self, query: str) -> list[Any]:
+        """What a query finds in the database."""
+        return self._read(lambda db: database.rows(db, query))
+
+    def _read(self, work: Callable[[database.DAL], T]) -> T:
+        """What `work` reads; with a new connection, if the old one was killed meanwhile."""
+        with suppress(database.DatabaseAway), database.transaction(self._db):
+            return work(self._db)
+        with database.transaction(self._db):
+            return work(self._db)
 
 
 class Kill:
     """Something that was killed, and where things stood then: by that one sees when they go on."""
 
-    def __init__(self, venue: Venue, kind: Kind, names: Iterable[str], title: str) -> None:
+    def __init__(
+        self,
+        venue: Venue,
+        kind: Kind,
+        names: Iterable[str],
+        title: str,
+        witnesses: Iterable[Witness] = (),
+    ) -> None:
         self.kind = kind
         self.title = title
         self.names = tuple(names)
@@ -259,12 +329,13 @@ class Kill:
         self._venue = venue
         self._pids = {name: venue.pid(name) for name in self.names}
         self._sizes = {name: venue.size(name) for name in venue.names(Kind.ROBOT)}
+        self._told = [(witness, len(witness.told)) for witness in witnesses]
         self._seqs = {product.name: venue.durable(product) for product in venue.products}
 
     async def is_over(self) -> bool:
-        """Whether a user sees no more of it: pages, feeds, settlement and robots go on."""
+        """Whether a user sees no more of it: pages, feeds, settlement and traders go on."""
         venue = self._venue
-        if self.kind is not Kind.CONNECTIONS:
+        if self.kind not in _ON_POSTGRES:
             alive = venue.processes()
             for name, before in self._pids.items():
                 pid = venue.pid(name)
@@ -276,6 +347,8 @@ class Kill:
             seq = self._seqs[product.name]
             if await venue.feed_seq(product) <= seq or venue.settled(product) <= seq:
                 return False
+        if any(len(witness.told) == before for witness, before in self._told):
+            return False
         return all(venue.size(robot) > self._sizes[robot] for robot in self._robots())
 
     def _products(self) -> list[Product]:
@@ -304,41 +377,111 @@ class Soak:
         self._venue = venue
         self._is_stop_asked = is_stop_asked
         self._dice = dice
-        self._kinds = [kind for kind in Kind if is_postgres or kind is not Kind.CONNECTIONS]
+        left_out = {Kind.POSTGRES} if venue.cluster is None else set()
+        if not is_postgres:
+            left_out.add(Kind.CONNECTIONS)
+        self._kinds = [kind for kind in Kind if kind not in left_out]
         self._began = time.monotonic()
+        self._kills = 0
         self._waiting: list[Kill] = []
         self._away_seconds: dict[Kind, list[float]] = defaultdict(list)
+        self._witnesses: list[Witness] = []
+        self._journals: dict[str, JournalOrders] = {}
+        self._compared: dict[Witness, int] = defaultdict(int)
+        self._lost: dict[str, set[Order]] = defaultdict(set)
         self.defects: list[str] = []
 
-    async def run(self, *, seconds: float, is_once: bool) -> None:
-        """Start the demo and kill: for so many seconds, or (`is_once`) each kind once."""
+    async def run(self, *, seconds: float, rounds: int | None) -> None:
+        """Start the demo and kill: for so many seconds, or in rounds, each when the last is over.
+
+        What is lost ends it.
+        """
         self._venue.start()
         await self._wait_for_first_trades()
         before = self._venue.contents()
-        end = time.monotonic() + seconds
-        kinds = self._each_once() if is_once else self._at_random()
-        next_kill = 0.0
-        while (self._waiting or time.monotonic() < end or is_once) and not self._is_stop_asked():
-            now = time.monotonic()
-            is_due = not self._waiting if is_once else next_kill <= now < end
-            if is_due:
-                kind = next(kinds, None)
-                if kind is None:
-                    break
-                await self._kill(kind)
-                next_kill = now + self._dice.uniform(*PAUSE_SECONDS)
-            await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+        trading = self._let_witnesses_trade()
+        try:
+            await self._kill_and_look(seconds=seconds, rounds=rounds)
+            await self._let_witnesses_end(trading)
+        finally:
+            for task in trading:
+                task.cancel()
         if self._venue.contents() != before:
             self.defects.append("users, products or the journals that the database follows changed")
 
-    def _each_once(self) -> Iterator[Kind]:
-        yield from self._kinds
+    async def _kill_and_look(self, *, seconds: float, rounds: int | None) -> None:
+        end = time.monotonic() + seconds
+        kinds = self._at_random() if rounds is None else self._dealt()
+        next_kill = 0.0
+        while not self._is_stop_asked() and not self.defects:
+            now = time.monotonic()
+            has_time = now < end if rounds is None else self._kills < rounds
+            if not has_time and not self._waiting:
+                return
+            is_due = now >= next_kill if rounds is None else not self._waiting
+            if has_time and is_due:
+                await self._kill(next(kinds))
+                next_kill = now + self._dice.uniform(*PAUSE_SECONDS)
+            if await self._look():
+                await self._compare()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _dealt(self) -> Iterator[Kind]:
+        """Each kind once, then the frequent ones once more, and so on, in ever new orders."""
+        often = [kind for kind in self._kinds if kind in (*_OFTEN, Kind.POSTGRES)]
+        while True:
+            for hand in (self._kinds, often):
+                yield from self._dice.sample(hand, len(hand))
 
     def _at_random(self) -> Iterator[Kind]:
         weights = [3 if kind in _OFTEN else 1 for kind in self._kinds]
         while True:
             yield from self._dice.choices(self._kinds, weights)
+
+    def _let_witnesses_trade(self) -> list[asyncio.Task[None]]:
+        venue = self._venue
+        self._journals = {
+            product.name: JournalOrders(venue.var.journal_file(product.name))
+            for product in venue.products
+        }
+        self._witnesses = list(venue.witnesses(self._dice))
+        return [asyncio.create_task(witness.trade()) for witness in self._witnesses]
+
+    async def _let_witnesses_end(self, trading: list[asyncio.Task[None]]) -> None:
+        """Have every order that was sent see its outcome, and compare them all."""
+        for witness in self._witnesses:
+            witness.stop()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.gather(*trading)
+        except TimeoutError:
+            for witness in self._witnesses:
+                for order in witness.in_doubt:
+                    self.defects.append(f"order {order.command.client_id} has no outcome")
+        self._compared.clear()
+        await self._compare()
+
+    async def _compare(self) -> None:
+        """What witnesses were told since the last time, against the journals."""
+        told = []
+        for witness in self._witnesses:
+            known = self._compared[witness]
+            told += [(witness, order) for order in witness.told[known:]]
+            self._compared[witness] = len(witness.told)
+            self.defects += witness.contradictions
+            witness.contradictions.clear()
+        for name, journal in self._journals.items():
+            seqs = (order.seq for witness, order in told if witness.product.name == name)
+            last = max(seqs, default=0)
+            end = time.monotonic() + JOURNAL_SECONDS
+            while journal.read_on() < last and time.monotonic() < end:
+                await asyncio.sleep(LOOK_SECONDS)
+        for witness, order in told:
+            difference = self._journals[witness.product.name].difference(order)
+            if difference and order not in self._lost[witness.way.name]:
+                self._lost[witness.way.name].add(order)
+                self.defects.append(f"{witness.product.name}: {difference}")
+                self._say(self.defects[-1])
 
     async def _wait_for_first_trades(self) -> None:
         """Wait until the demo runs, and all of it goes on from there."""
@@ -371,11 +514,16 @@ class Soak:
         pids = {name: venue.pid(name) for name in names}
         if kind in _OFTEN and (pids[title] is None or pids[title] not in venue.processes()):
             return  # it is away already
-        kill = Kill(venue, kind, names, title)
+        await self._wait_for_orders_under_way(kind)
+        kill = Kill(venue, kind, names, title, self._witnesses)
+        self._kills += 1
         self._say(f"{title} killed")
         match kind:
             case Kind.CONNECTIONS:
                 venue.end_connections()
+            case Kind.POSTGRES if venue.cluster is not None:
+                venue.cluster.kill()
+                venue.cluster.start()
             case Kind.DEMO:
                 venue.kill([pid for pid in [venue.pid("demo")] if pid is not None])
                 await venue.restart()
@@ -383,14 +531,28 @@ class Soak:
                 everything = list(venue.processes())
                 self._dice.shuffle(everything)
                 venue.kill(everything)
+                if venue.cluster is not None:
+                    venue.cluster.kill()
+                    venue.cluster.start()
                 await venue.restart()
             case _:
                 venue.kill(pid for pid in pids.values() if pid is not None)
         self._waiting.append(kill)
 
-    async def _look(self) -> None:
-        """Note what is back; give up what is away for too long."""
-        for kill in list(self._waiting):
+    async def _wait_for_orders_under_way(self, kind: Kind) -> None:
+        """Let the kill fall into an order's way: of a form, or past the platform, as is killed."""
+        is_platform = kind in (Kind.WEB, *_ON_POSTGRES)
+        witnesses = [each for each in self._witnesses if each.way.is_platform == is_platform]
+        witness = self._dice.choice(witnesses)
+        end = time.monotonic() + ORDER_SECONDS
+        while not witness.is_sending and time.monotonic() < end:
+            await asyncio.sleep(0)
+        await asyncio.sleep(self._dice.uniform(0, WAY_SECONDS))
+
+    async def _look(self) -> bool:
+        """Note what is back; give up what is away for too long. Whether something is over."""
+        waiting = list(self._waiting)
+        for kill in waiting:
             away_seconds = time.monotonic() - kill.at
             if await kill.is_over():
                 self._away_seconds[kill.kind].append(away_seconds)
@@ -400,6 +562,7 @@ class Soak:
                 self.defects.append(f"{kill.title} did not come back in {PATIENCE_SECONDS:.0f} s")
                 self._say(self.defects[-1])
                 self._waiting.remove(kill)
+        return len(self._waiting) < len(waiting)
 
     def finish(self) -> None:
         """Stop the demo, and look at what it leaves."""
@@ -415,10 +578,40 @@ class Soak:
         for product in self._venue.products:
             records += self._venue.durable(product)
             self._verify(product)
-        for kind, away in self._away_seconds.items():
-            print(f"{kind}: {len(away)} kills, slowest back after {max(away):.1f} s")
+        self._look_at_balances()
+        print("\n".join(self._table()))
         kills = sum(map(len, self._away_seconds.values()))
         print(f"{kills} kills, {records} records, {len(self.defects)} defects")
+
+    def _table(self) -> Iterator[str]:
+        """What was killed and how long it was away; what witnesses sent and what became of it."""
+        yield f"{'killed':<12} {'times':>7} {'median s':>10} {'longest s':>10}"
+        for kind, away in self._away_seconds.items():
+            yield f"{kind:<12} {len(away):>7} {statistics.median(away):>10.1f} {max(away):>10.1f}"
+        columns = ("acknowledged", "lost", "refused", "no answer", "were in", "in doubt")
+        yield f"{'orders by':<12}" + "".join(f"{column:>13}" for column in columns)
+        for way in dict.fromkeys(witness.way.name for witness in self._witnesses):
+            witnesses = [witness for witness in self._witnesses if witness.way.name == way]
+            told = [order for witness in witnesses for order in witness.told]
+            counts = (
+                sum(order.oid is not None for order in told),
+                len(self._lost[way]),
+                sum(order.refused != "" for order in told),
+                sum(order.was_lost for order in told),
+                sum(order.was_lost and order.was_in for order in told),
+                sum(len(witness.in_doubt) for witness in witnesses),
+            )
+            yield f"{way:<12}" + "".join(f"{count:>13}" for count in counts)
+
+    def _look_at_balances(self) -> None:
+        """That shares and cash only went from one to another, and no cash is tied up for nothing.
+
+        Asked of the database, once all that was traded is in it.
+        """
+        for ticker, lineage, shares, cash in self._venue.rows(_UNBALANCED):
+            self.defects.append(f"{ticker} {lineage}: {shares} shares, {cash} of cash from nowhere")
+        for owner, client_id in self._venue.rows(_IN_DOUBT):
+            self.defects.append(f"order {client_id} of owner {owner} is in doubt for ever")
 
     def _verify(self, product: Product) -> None:
         """The operator's three questions (docs/OPERATIONS.md, Restart after a crash)."""
@@ -456,8 +649,14 @@ def _parse_arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long to kill (10)")
-    parser.add_argument("--once", action="store_true", help="kill each kind once, in turn, and end")
+    how_long = parser.add_mutually_exclusive_group()
+    how_long.add_argument("--minutes", type=float, default=10.0, help="how long to kill (10)")
+    how_long.add_argument(
+        "--rounds", type=int, help="kill so many times, each time when the last kill is over"
+    )
+    parser.add_argument(
+        "--cluster", action="store_true", help="on a PostgreSQL cluster of its own, killed as well"
+    )
     parser.add_argument("--tickers", type=int, default=4, help="how many products (4)")
     parser.add_argument("--port", type=int, default=8000, help="the web app's port (8000)")
     parser.add_argument(
@@ -477,27 +676,38 @@ def _main() -> None:
     root = named.absolute() if named is not None else Path(tempfile.mkdtemp(prefix="emte-soak-"))
     var = Var(root)
     var.make()
-    uri = settings.database_uri(var)
     signals = Signals(on_second=lambda: None)
     require_free_port("127.0.0.1", arguments.port)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(running_cluster()) if arguments.cluster else None
+        if cluster is not None:
+            os.environ["EMTE_DATABASE"] = cluster.uri  # for the demo and all that it starts
+        defects = _soak(arguments, var, cluster, signals)
+    if defects:
+        raise Fatal(ExitCode.BUG, "\n".join([*defects, f"everything is in {var.root}"]))
+    if named is None:
+        shutil.rmtree(var.root)
+
+
+def _soak(
+    arguments: argparse.Namespace, var: Var, cluster: Cluster | None, signals: Signals
+) -> list[str]:
+    """Kill, and verify what is left; the defects that were found."""
+    uri = settings.database_uri(var)
     migrate(uri, var)
-    venue = Venue(var, uri=uri, tickers=arguments.tickers, port=arguments.port)
     soak = Soak(
-        venue,
+        Venue(var, uri=uri, tickers=arguments.tickers, port=arguments.port, cluster=cluster),
         random.Random(arguments.seed),
         is_postgres=uri.startswith("postgres"),
         is_stop_asked=lambda: signals.is_stop_asked,
     )
     try:
-        asyncio.run(soak.run(seconds=arguments.minutes * 60, is_once=arguments.once))
+        asyncio.run(soak.run(seconds=arguments.minutes * 60, rounds=arguments.rounds))
     except Fatal as fatal:
         soak.defects.append(fatal.message)
     finally:
         soak.finish()
-    if soak.defects:
-        raise Fatal(ExitCode.BUG, "\n".join([*soak.defects, f"everything is in {var.root}"]))
-    if named is None:
-        shutil.rmtree(var.root)
+    return soak.defects
 
 
 if __name__ == "__main__":
