@@ -41,6 +41,10 @@ class _Failed(Exception):
     """A child took no snapshot: why."""
 
 
+class _Late(Exception):
+    """A child was not done in time, which says more of the machine than of the journal."""
+
+
 class _Taken(msgspec.Struct, frozen=True):
     seq: int
     digest: str
@@ -107,6 +111,13 @@ class Snapshotter:
             taken = await asyncio.to_thread(
                 _run, [*command, str(self._journal)], child_seconds, self._stop
             )
+        except _Late:
+            self.failed += 1
+            say(
+                f"matchingserver: no snapshot of {self._journal.name}:"
+                f" it was not done after {child_seconds:g} s"
+            )
+            return
         except _Failed as failed:
             self.failed += 1
             _log.error("no snapshot of %s was taken: %s", self._journal.name, failed)
@@ -123,7 +134,7 @@ class Snapshotter:
 
 
 def _run(command: list[str], seconds: float, stop: threading.Event) -> _Taken | None:
-    """Run a child to its end; None if it was told to stop. _Failed."""
+    """Run a child to its end; None if it was told to stop. _Failed, _Late."""
     try:
         # Its stdin ends with this process, however that ends; Ctrl-C is for the server alone.
         child = subprocess.Popen(
@@ -147,7 +158,7 @@ def _run(command: list[str], seconds: float, stop: threading.Event) -> _Taken | 
     if stop.is_set():
         return None
     if is_late:
-        raise _Failed(f"it was not done after {seconds:g} s")
+        raise _Late
     if child.returncode:
         reason = errors.strip().rpartition("\n")[2]
         raise _Failed(reason or f"its process ended with {child.returncode}")
