@@ -180,16 +180,16 @@ def _make(var: Var, uri: str, folder: Path) -> str:
     with ExitStack() as files:
         journals = list(_journals(var, places, files))
         _require_all(places, journals)
-        ended = _files_of_ended_runs(var, journals, files)
+        ended = _files_of_ended_runs(var)
         size = copy.stat().st_size + sum(journal.durable.offset for journal in journals)
-        _require_space(var, folder, size + sum(file.size() for _, file in ended))
+        _require_space(var, folder, size + sum(path.stat().st_size for path in ended))
         with archive.writing(folder / "archive") as tar:
             tar.add_file(name, copy)
             for journal in journals:
                 log = var.journal_file(journal.ticker)
                 tar.add(_name(log, var), _Stream(journal.file), journal.durable.offset)
-            for path, file in ended:
-                tar.add(_name(path, var), _Stream(file), file.size())
+            for path in ended:
+                tar.add_file(_name(path, var), path)
             for journal in journals:
                 tar.add_bytes(f"journal/{journal.ticker}.durable", journal.durable.encode())
                 if journal.settled is not None:
@@ -199,7 +199,7 @@ def _make(var: Var, uri: str, folder: Path) -> str:
                     tar.add_file(path.name, path)
     megabytes = (folder / "archive").stat().st_size / 1e6
     records = sum(journal.durable.seq for journal in journals)
-    runs = len({path.parent for path, _ in ended})
+    runs = len({path.parent for path in ended})
     what = "SQLite" if is_sqlite else "PostgreSQL"
     return (
         f"{megabytes:.1f} MB, the {what} database, {len(journals)} journals with {records} records,"
@@ -385,16 +385,16 @@ def _require_all(places: Places, journals: list[_Journal]) -> None:
             raise _Moving(f"the database has come further in {key[0]} than its durable mark")
 
 
-def _files_of_ended_runs(
-    var: Var, journals: list[_Journal], files: ExitStack
-) -> list[tuple[Path, SystemFile]]:
+def _files_of_ended_runs(var: Var) -> list[Path]:
     """Journals and marks of runs that have ended, the journals first; nobody writes to them."""
-    found = []
-    for path in sorted((var.root / "runs").glob("[1-9]*/*.*")):
-        is_ours = path.parent.name.isdecimal() and TICKER.fullmatch(path.stem) is not None
-        if is_ours and path.suffix in (".log", ".durable", ".settled"):
-            found.append((path, files.enter_context(closing(SystemDisk().open(path)))))
-    return sorted(found, key=lambda each: each[0].suffix != ".log")
+    found = [
+        path
+        for path in sorted((var.root / "runs").glob("[1-9]*/*.*"))
+        if path.suffix in (".log", ".durable", ".settled")
+        and path.parent.name.isdecimal()
+        and TICKER.fullmatch(path.stem) is not None
+    ]
+    return sorted(found, key=lambda path: path.suffix != ".log")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from scripts import archive
 from tests.database import add_user, command, make_database, make_var, only_postgres, only_sqlite
 from tests.database import own_database as empty_database
 from tests.scripts.test_archive import make
-from tests.scripts.test_backup import RESTORED, back_up, restored, run, settle
+from tests.scripts.test_backup import RESTORED, back_up, require_programs, restored, run, settle
 from tests.scripts.test_zap import end_run, trade
 
 
 @pytest.fixture
 def var(tmp_path: Path, each_database: str) -> Var:
     """A venue that has traded, with journals which the database has not all followed to the end."""
+    require_programs(each_database)
     var = make_var(tmp_path)
     db = make_database(var)
     for name in ("alice", "bob"):
