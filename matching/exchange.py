@@ -526,7 +526,8 @@ class Exchange:
         try:
             command, holder = self._gate.admit_signed(text, signature, now=now, trusted=trusted)
         except Denied as denied:
-            return self._noted(text, self._refusal(denied, now), now)
+            self._keep(text, denied.code, now)
+            return self._refusal(denied, now)
         answer = self._seen.answer(signature, now)
         if answer is None:
             seen = self._seen.recovered(signature, now)
@@ -539,7 +540,8 @@ class Exchange:
                 sees_all=holder is Holder.VENUE,
                 signature=signature,
             )
-            self._noted(text, answer, now)
+            if answer.error is not None:
+                self._keep(text, answer.error.code, now)
             self._seen.add(signature, answer, now)
         return answer
 
@@ -548,36 +550,38 @@ class Exchange:
         try:
             command = self._gate.admit(session, text, now=now)
         except Denied as denied:
-            return self._noted(text, self._refusal(denied, now), now, session)
+            self._keep(text, denied.code, now, session)
+            return self._refusal(denied, now)
         if session.cod and isinstance(command, NewOrder):
             command = replace(command, cod=True)
         answer = self._execute(command, at=now, sender=session, sees_all=session.venue)
         # Only a command that was carried out has a seq: a duplicate is of an order made elsewhere.
         if session.cod and answer.seq is not None and answer.oid in self._open:
             self._remember_cod(session, answer.oid)
-        return self._noted(text, answer, now, session)
+        if answer.error is not None:
+            self._keep(text, answer.error.code, now, session)
+        return answer
 
     def _busy(self, text: str, session: Session | None = None) -> Answer:
         now = self._now()
-        return self._noted(text, self._refusal(_BUSY, now), now, session)
+        self._keep(text, _BUSY.code, now, session)
+        return self._refusal(_BUSY, now)
 
-    def _noted(self, text: str, answer: Answer, now: int, session: Session | None = None) -> Answer:
-        """The answer to a command; if it was refused, that is kept for `<ticker>.rejected`.
+    def _keep(self, text: str, code: str, now: int, session: Session | None = None) -> None:
+        """Keep a command that is refused for `<ticker>.rejected`.
 
         `session`: the one in which it was sent without a signature.
         """
-        if answer.error is not None:
-            named = _NAMED_OWNER.match(text)
-            of_session = session.owner if session is not None else None
-            rejection = Rejection(
-                time=now,
-                owner=int(named[1]) if named is not None else of_session or HOUSE,
-                code=answer.error.code,
-                text=_cut(text),
-                seq=self._journal.seq,
-            )
-            self._batch.rejections.append(rejection)
-        return answer
+        named = _NAMED_OWNER.match(text)
+        of_session = session.owner if session is not None else None
+        rejection = Rejection(
+            time=now,
+            owner=int(named[1]) if named is not None else of_session or HOUSE,
+            code=code,
+            text=_cut(text),
+            seq=self._journal.seq,
+        )
+        self._batch.rejections.append(rejection)
 
     def _refusal(self, denied: Denied, now: int) -> Answer:
         self.rejects[denied.code] += 1

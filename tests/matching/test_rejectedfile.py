@@ -12,8 +12,8 @@ from matching.rejectedfile import RejectedFile, format_rejection
 from tests.waiting import wait_until
 
 
-def rejection(text: str = "7:buy intc 1@50.255", seq: int = 41) -> Rejection:
-    return Rejection(time=1_700_000_000_040_000, owner=7, code="bad_tick", text=text, seq=seq)
+def rejection(text: str = "7:buy intc 1@50", *, seq: int = 41, code: str = "no_space") -> Rejection:
+    return Rejection(time=1_700_000_000_040_000, owner=7, code=code, text=text, seq=seq)
 
 
 def write(file: RejectedFile, *rejections: Rejection) -> None:
@@ -25,7 +25,7 @@ def write(file: RejectedFile, *rejections: Rejection) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("7:buy intc 1@50.255", "7:buy intc 1@50.255"),
+        ("7:buy intc 1@50,255", "7:buy intc 1@50,255"),
         ("7:buy intc 1@50 id=" + "a0" * 18, "7:buy intc 1@50 id=" + "a0" * 18),
         ("5e" * 32, "***"),
         ("7:buy intc 1@50 signature=" + "5E" * 32 + ".", "7:buy intc 1@50 signature=***."),
@@ -37,10 +37,12 @@ def write(file: RejectedFile, *rejections: Rejection) -> None:
     ],
 )
 def test_a_text_is_one_line_of_ascii_without_secrets(text: str, shown: str) -> None:
-    line = format_rejection(rejection(text)).decode("ascii")
-    match = re.fullmatch(r"1700000000\.040000: rejected 7 bad_tick (.*) s=41 x=[0-9a-f]{8}\n", line)
-    assert match is not None
-    assert match[1] == shown
+    for code in ("bad_syntax", "bad_request", "busy"):
+        line = format_rejection(rejection(text, code=code)).decode("ascii")
+        form = rf"1700000000\.040000: rejected 7 {code} (.*) s=41 x=[0-9a-f]{{8}}\n"
+        match = re.fullmatch(form, line)
+        assert match is not None
+        assert match[1] == shown
 
 
 def test_lines_are_added_to_those_of_earlier_runs(tmp_path: Path) -> None:
