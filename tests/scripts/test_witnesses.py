@@ -5,8 +5,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from app.models import products
 from app.models.products import Product
 from matching.config import Var, load_venue_key
 from scripts.witnesses import JournalOrders, Order, Post, Session, Way, Witness
@@ -18,20 +20,8 @@ TOLD = 20
 
 
 def product_at(port: int) -> Product:
-    url = f"127.0.0.1:{port}"
-    return Product(
-        id=1,
-        name="intc",
-        description="",
-        unit_price=1_000_000,
-        tick=100,
-        lot=1,
-        post_url=f"http://{url}/",
-        quote_url=f"http://{url}/quote",
-        ws_url=f"ws://{url}/realtime",
-        active=True,
-        allow_short=True,
-    )
+    form = {"name": "intc", "unit_price": "100", "port": str(port), "active": "on"}
+    return Product(id=1, **msgspec.structs.asdict(products.validate(form)))
 
 
 async def until_told(witness: Witness, count: int) -> None:
