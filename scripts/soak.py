@@ -386,6 +386,7 @@ class Soak:
         self._waiting: list[Kill] = []
         self._away_seconds: dict[Kind, list[float]] = defaultdict(list)
         self._witnesses: list[Witness] = []
+        self._trading: list[asyncio.Task[None]] = []
         self._journals: dict[str, JournalOrders] = {}
         self._compared: dict[Witness, int] = defaultdict(int)
         self._lost: dict[str, set[Order]] = defaultdict(set)
@@ -399,13 +400,9 @@ class Soak:
         self._venue.start()
         await self._wait_for_first_trades()
         before = self._venue.contents()
-        trading = self._let_witnesses_trade()
-        try:
-            await self._kill_and_look(seconds=seconds, rounds=rounds)
-            await self._let_witnesses_end(trading)
-        finally:
-            for task in trading:
-                task.cancel()
+        self._let_witnesses_trade()
+        await self._kill_and_look(seconds=seconds, rounds=rounds)
+        await self._let_witnesses_end()
         if self._venue.contents() != before:
             self.defects.append("users, products or the journals that the database follows changed")
 
@@ -424,6 +421,9 @@ class Soak:
                 next_kill = now + self._dice.uniform(*PAUSE_SECONDS)
             if await self._look():
                 await self._compare()
+            for trading in self._trading:
+                if trading.done():
+                    trading.result()  # it never ends by itself: this raises what ended it
             await asyncio.sleep(LOOK_SECONDS)
 
     def _dealt(self) -> Iterator[Kind]:
@@ -438,22 +438,22 @@ class Soak:
         while True:
             yield from self._dice.choices(self._kinds, weights)
 
-    def _let_witnesses_trade(self) -> list[asyncio.Task[None]]:
+    def _let_witnesses_trade(self) -> None:
         venue = self._venue
         self._journals = {
             product.name: JournalOrders(venue.var.journal_file(product.name))
             for product in venue.products
         }
         self._witnesses = list(venue.witnesses(self._dice))
-        return [asyncio.create_task(witness.trade()) for witness in self._witnesses]
+        self._trading = [asyncio.create_task(witness.trade()) for witness in self._witnesses]
 
-    async def _let_witnesses_end(self, trading: list[asyncio.Task[None]]) -> None:
+    async def _let_witnesses_end(self) -> None:
         """Have every order that was sent see its outcome, and compare them all."""
         for witness in self._witnesses:
             witness.stop()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await asyncio.gather(*trading)
+                await asyncio.gather(*self._trading)
         except TimeoutError:
             for witness in self._witnesses:
                 for order in witness.in_doubt:
@@ -578,7 +578,10 @@ class Soak:
         for product in self._venue.products:
             records += self._venue.durable(product)
             self._verify(product)
-        self._look_at_balances()
+        try:
+            self._look_at_balances()
+        except database.DatabaseAway as away:
+            self.defects.append(f"the database is away: {away}")
         print("\n".join(self._table()))
         kills = sum(map(len, self._away_seconds.values()))
         print(f"{kills} kills, {records} records, {len(self.defects)} defects")
@@ -703,8 +706,8 @@ def _soak(
     )
     try:
         asyncio.run(soak.run(seconds=arguments.minutes * 60, rounds=arguments.rounds))
-    except Fatal as fatal:
-        soak.defects.append(fatal.message)
+    except (Fatal, database.DatabaseAway) as error:
+        soak.defects.append(str(error))
     finally:
         soak.finish()
     return soak.defects
