@@ -3,6 +3,7 @@
     python -m log2db -A intc              follow var/journal/intc.log, as long as it grows
     python -m log2db --verify intc        compare the database with the journal, record by record
     python -m log2db --verify intc --run 1     the same, for the journal of a run that has ended
+    python -m log2db --rebuild intc       make the database's share of it anew, from the journal
 
 It reads up to the matching server's durable mark, and writes `<ticker>.settled` after each commit.
 Killed at any moment it goes on where the database is. What it waits for: the journal, and a
@@ -30,6 +31,7 @@ from app.models import products, settings
 from app.models.db import (
     DAL,
     DatabaseAway,
+    Doubled,
     end_waits,
     in_transaction,
     migrate,
@@ -37,6 +39,7 @@ from app.models.db import (
     open_database,
     transaction,
 )
+from log2db.rebuild import rebuild
 from log2db.settlement import Fenced, ForeignJournal, resume, settle, steps
 from log2db.verify import verify
 from matching import exits
@@ -308,25 +311,72 @@ def follow(ticker: str, var: Var, uri: str, *, once: bool) -> None:
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    path = var.journal_file(ticker)
+    with _alone(ticker, var), _told(ticker, path), pidfile(var.run_dir, f"log2db-{ticker}"):
+        Follower(ticker, var, uri, stop).run(once=once)
+
+
+def make_anew(ticker: str, var: Var, uri: str, *, run: int | None) -> None:
+    """Rebuild the database's share of a journal, and say what became of it.
+
+    run: an ended one, whose journal it then is; None: the present one.
+    """
+    path = _journal(ticker, var, run)
+    with _alone(ticker, var), _told(ticker, path):
+        with suppress(Doubled):  # of journals' rows: those go, and the index is made then
+            migrate(uri, var)
+        db = open_database(uri)
+        disk = SystemDisk()
+        with closing(disk.open(path)) as file:
+            _require_ours(read_header(file), ticker)
+            mark = read_durable(path)
+            if mark is None:
+                raise JournalDamaged(0, f"{durable_path(path).name} does not say how far it goes")
+            made = in_transaction(
+                db, lambda: rebuild(db, file, mark, run=run, at=now()), write=True
+            )
+        settled = settled_path(path)
+        with closing(disk.open(settled) if disk.exists(settled) else disk.create(settled)) as file:
+            file.write_at(0, mark.encode())
+    print(
+        f"rebuilt {ticker} up to record {made.seq}: {made.orders} orders, {made.matches} matches;"
+        f" {made.accounts} accounts put right, {made.strays} stray rows gone"
+    )
+
+
+@contextmanager
+def _alone(ticker: str, var: Var) -> Iterator[None]:
+    """Nobody else writes the database's share of this ticker; Fatal (69) if somebody does."""
     var.make()
-    name = f"log2db-{ticker}"
     try:
-        lock = SystemDisk().lock(var.run_dir / f"{name}.lock")
+        lock = SystemDisk().lock(var.run_dir / f"log2db-{ticker}.lock")
     except Locked as locked:
         raise Fatal(ExitCode.UNAVAILABLE, f"another log2db follows {ticker}") from locked
     try:
-        with pidfile(var.run_dir, name):
-            Follower(ticker, var, uri, stop).run(once=once)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _told(ticker: str, path: Path) -> Iterator[None]:
+    """What stops work on a journal ends the process, and says why."""
+    try:
+        yield
+    except DatabaseAway as error:
+        raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {error}") from error
     except (JournalDamaged, ForeignJournal) as error:
-        raise Fatal(ExitCode.DISK, f"{var.journal_file(ticker)}: {error}") from error
+        raise Fatal(ExitCode.DISK, f"{path}: {error}") from error
+    except Doubled as error:
+        raise Fatal(
+            ExitCode.DISK, f"{error}; python -m log2db --rebuild makes them anew"
+        ) from error
     except UnknownJournal as error:
-        raise Fatal(ExitCode.CONFIGURATION, f"{var.journal_file(ticker)}: {error}") from error
+        raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
     except Fenced as error:
         raise Fatal(ExitCode.UNAVAILABLE, f"another log2db follows {ticker}: {error}") from error
     except OSError as error:
-        raise Fatal(ExitCode.DISK, f"{error.filename or var.root}: {error.strerror}") from error
-    finally:
-        lock.release()
+        raise Fatal(ExitCode.DISK, f"{error.filename or path}: {error.strerror}") from error
 
 
 def compare(ticker: str, var: Var, uri: str, *, run: int | None) -> int:
@@ -334,22 +384,17 @@ def compare(ticker: str, var: Var, uri: str, *, run: int | None) -> int:
 
     run: an ended one, whose journal it then is; None: the present one.
     """
-    path = var.journal_file(ticker) if run is None else var.run_journal_file(run, ticker)
-    try:
-        with closing(SystemDisk().open(path)) as file:
-            report = verify(open_database(uri), file, ticker, read_durable(path))
-    except DatabaseAway as error:
-        raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {error}") from error
-    except (JournalDamaged, ForeignJournal) as error:
-        raise Fatal(ExitCode.DISK, f"{path}: {error}") from error
-    except UnknownJournal as error:
-        raise Fatal(ExitCode.CONFIGURATION, f"{path}: {error}") from error
-    except OSError as error:
-        raise Fatal(ExitCode.DISK, f"{path}: {error.strerror}") from error
+    path = _journal(ticker, var, run)
+    with _told(ticker, path), closing(SystemDisk().open(path)) as file:
+        report = verify(open_database(uri), file, ticker, read_durable(path))
     for line in report.differences:
         print(line)
     print(report.summary)
     return 1 if report.differences else 0
+
+
+def _journal(ticker: str, var: Var, run: int | None) -> Path:
+    return var.journal_file(ticker) if run is None else var.run_journal_file(run, ticker)
 
 
 def main() -> None:
@@ -357,7 +402,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="log2db",
         description="Bring a product's journal into the database, or compare the two.",
-        epilog="examples:\n  python -m log2db -A intc\n  python -m log2db --verify intc",
+        epilog="examples:\n  python -m log2db -A intc\n  python -m log2db --verify intc\n"
+        "  python -m log2db --rebuild intc",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
@@ -365,15 +411,24 @@ def main() -> None:
     what.add_argument(
         "--verify", type=_ticker, metavar="TICKER", help="compare database and journal, and end"
     )
+    what.add_argument(
+        "--rebuild",
+        type=_ticker,
+        metavar="TICKER",
+        help="make the database's share of the journal anew, and end",
+    )
     parser.add_argument(
-        "--run", type=_run, metavar="N", help="with --verify: the journal of ended run N"
+        "--run",
+        type=_run,
+        metavar="N",
+        help="with --verify and --rebuild: the journal of ended run N",
     )
     parser.add_argument("--once", action="store_true", help="end when the database has caught up")
     parser.add_argument("--var", help="where journals and marks are (default: var/, $EMTE_VAR)")
     parser.add_argument("--database", metavar="URI", help="default: var/emte.db, $EMTE_DATABASE")
     options = parser.parse_args()
-    if options.run is not None and options.verify is None:
-        parser.error("--run goes with --verify: a run that has ended is not followed")
+    if options.run is not None and options.ticker is not None:
+        parser.error("--run goes with --verify and --rebuild: an ended run is not followed")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
@@ -385,6 +440,9 @@ def main() -> None:
         uri = settings.database_uri(var, options.database)
         if options.verify is not None:
             sys.exit(compare(options.verify, var, uri, run=options.run))
+        if options.rebuild is not None:
+            make_anew(options.rebuild, var, uri, run=options.run)
+            return
         follow(options.ticker, var, uri, once=options.once)
 
     sys.exit(exits.run("log2db", body))

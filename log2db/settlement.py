@@ -95,6 +95,15 @@ class Place:
         self.last = last
         self.auction = auction
 
+    @classmethod
+    def at_header(cls, header: Header) -> "Place":
+        """The market before the first record."""
+        return cls(0, 0, 0, 0, header.reference, "F")
+
+    def values(self) -> list[int | str]:
+        """In the order of FIELDS."""
+        return [getattr(self, name) for name in self.FIELDS]
+
     def change(self, settings: Mapping[str, int]) -> None:
         """Take in a `set`."""
         self.maker_fee = settings.get("maker_fee", self.maker_fee)
@@ -525,7 +534,7 @@ def _move(
         after.offset,
         after.batch,
         after.chain,
-        *(getattr(place, name) for name in Place.FIELDS),
+        *place.values(),
         header.ticker,
         header.lineage,
         before.seq,

@@ -282,8 +282,22 @@ def _lost_intents(db: DAL, ticker: str) -> Iterable[str]:
         yield f"{ticker} intent {client_id} of owner {owner}: its order is not in the database"
 
 
-def _compare_accounts(db: DAL) -> tuple[int, list[str]]:
-    """How many accounts there are, and whose cash is not their ledger and all their trades."""
+class AccountCash(msgspec.Struct, frozen=True):
+    """What an account has, and the two that it has to be the sum of."""
+
+    owner: int
+    username: str
+    actual: int
+    ledger: int
+    traded: int
+
+    @property
+    def expected(self) -> int:
+        return self.ledger + self.traded
+
+
+def accounts_cash(db: DAL) -> list[AccountCash]:
+    """The cash of all accounts: `traded` in every journal, those of ended runs too."""
     found = rows(
         db,
         "SELECT u.id, u.username, u.actual_cash,"
@@ -291,10 +305,20 @@ def _compare_accounts(db: DAL) -> tuple[int, list[str]]:
         " (SELECT COALESCE(SUM(p.cash), 0) FROM position p WHERE p.owner = u.id)"
         " FROM auth_user u ORDER BY u.id",
     )
-    wrong = [
-        f"account {owner} ({name}): actual cash is {format_price(actual)}, ledger and trades are"
-        f" {format_price(int(ledger))} and {format_price(int(traded))}"
+    return [
+        AccountCash(owner, name, actual, int(ledger), int(traded))
         for owner, name, actual, ledger, traded in found
-        if actual != ledger + traded
     ]
-    return len(found), wrong
+
+
+def _compare_accounts(db: DAL) -> tuple[int, list[str]]:
+    """How many accounts there are, and whose cash is not their ledger and all their trades."""
+    accounts = accounts_cash(db)
+    wrong = [
+        f"account {account.owner} ({account.username}): actual cash is"
+        f" {format_price(account.actual)}, ledger and trades are"
+        f" {format_price(account.ledger)} and {format_price(account.traded)}"
+        for account in accounts
+        if account.actual != account.expected
+    ]
+    return len(accounts), wrong

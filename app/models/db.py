@@ -106,6 +106,10 @@ class Taken(Exception):
     """A row with the same key is there already; the transaction can only be given up."""
 
 
+class Doubled(Exception):
+    """Rows are in the database twice, since it has lost the unique index that forbids it."""
+
+
 class Invalid(Exception):
     """A form was not filled in right: field name → sentence ("" for the form as a whole)."""
 
@@ -119,7 +123,7 @@ def migrate(uri: str, var: Var) -> None:
 
     One process at a time, by a file lock (and one machine, by PostgreSQL's own), and in one
     transaction, so that one killed in the middle leaves nothing half-done. The record of the schema
-    lives in the database itself.
+    lives in the database itself. Doubled if a unique index cannot be made.
     """
     # A connection that ends here raises DatabaseAway; pyDAL would log it too, with its traceback.
     logging.getLogger("pyDAL").setLevel(logging.CRITICAL)
@@ -131,17 +135,28 @@ def migrate(uri: str, var: Var) -> None:
                 if not _is_sqlite(db):
                     _await_turn(db)
                 tables.define(db)
-                existing = _indexes(db)
-                for name in existing.intersection(tables.FORMER_INDEXES):
-                    db.executesql(f"DROP INDEX {name}")
-                for statement in tables.INDEXES:
-                    # PostgreSQL would lock the table to find out that the index is there.
-                    if statement.partition(" IF NOT EXISTS ")[2].split(" ")[0] not in existing:
-                        db.executesql(statement)
+                make_indexes(db)
         finally:
             close(db)
             # pyDAL remembers that its own table exists, even if that was rolled back.
             DatabaseStoredFile.web2py_filesystems.discard(db._uri)
+
+
+def make_indexes(db: DAL) -> None:
+    """Make the indexes that are not there, in a write transaction; Doubled if rows forbid one."""
+    existing = _indexes(db)
+    for name in existing.intersection(tables.FORMER_INDEXES):
+        db.executesql(f"DROP INDEX {name}")
+    for statement in tables.INDEXES:
+        # PostgreSQL would lock the table to find out that the index is there.
+        name = statement.partition(" IF NOT EXISTS ")[2].split(" ")[0]
+        if name not in existing:
+            try:
+                db.executesql(statement)
+            except db._adapter.driver.IntegrityError as error:
+                raise Doubled(
+                    f"rows that unique index {name} forbids are in the database"
+                ) from error
 
 
 def open_database(uri: str) -> DAL:

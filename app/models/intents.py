@@ -561,6 +561,27 @@ def _mark_journaled(db: DAL, owner: int, *, at: int) -> None:
     )
 
 
+def follow_rows(db: DAL, ticker: str, *, at: int) -> None:
+    """The product's order rows were made anew: its intents say again what they show.
+
+    One that was journaled and has no row now is unknown: the exchange has to be asked.
+    """
+    owners = rows(
+        db,
+        f"SELECT DISTINCT owner FROM order_intent WHERE ticker = ? AND state IN {OPEN_INTENTS}",
+        ticker,
+    )
+    for (owner,) in owners:
+        _mark_journaled(db, owner, at=at)
+    execute(
+        db,
+        "UPDATE order_intent SET state = 'unknown', modified_on = ? WHERE id IN (SELECT i.id FROM"
+        f" order_intent i WHERE i.ticker = ? AND i.state = 'journaled' AND {WITHOUT_ROW})",
+        at,
+        ticker,
+    )
+
+
 def _move(
     db: DAL,
     intent: int,

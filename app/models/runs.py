@@ -130,6 +130,34 @@ def end_run(db: DAL, *, by: int, at: int) -> Run:
     return ended
 
 
+def remember(db: DAL, number: int) -> None:
+    """The row of an ended run, made again if it was lost, agrees with the journals that are there.
+
+    It began no later than their first order and ended no earlier than their last record.
+    """
+    journals = (
+        "FROM log_position l JOIN {} o ON o.ticker = l.ticker AND o.lineage = l.lineage"
+        " WHERE l.run = ?"
+    )
+    first = rows(db, f"SELECT MIN(o.created_on) {journals.format('buy_sell_order')}", number)
+    last = rows(db, "SELECT MAX(time) FROM log_position WHERE run = ?", number)
+    trades = rows(db, "SELECT COUNT(*) " + journals.format('"match"'), number)
+    ended_on = last[0][0] or 0
+    begun_on = first[0][0] or ended_on
+    known = rows(db, "SELECT begun_on, ended_on FROM run WHERE number = ?", number)
+    if not known:
+        insert(db, "run", number=number, ended_by=BY_THE_OPERATOR)
+        known = [(begun_on, ended_on)]
+    execute(
+        db,
+        "UPDATE run SET begun_on = ?, ended_on = ?, trades = ? WHERE number = ?",
+        min(begun_on, known[0][0]),
+        max(ended_on, known[0][1]),
+        trades[0][0],
+        number,
+    )
+
+
 def _give_start_cash(db: DAL, reason: str, *, at: int) -> None:
     """Bring every account to the sum of its deposits, each by a row of the ledger."""
     for (owner,) in rows(db, "SELECT id FROM auth_user ORDER BY id"):

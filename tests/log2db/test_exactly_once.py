@@ -60,7 +60,7 @@ def _settle(db: DAL, journal: JournalFile) -> None:
 
 
 @contextmanager
-def _before_statement(db: DAL, act: Callable[[str, Any], None]) -> Iterator[None]:
+def before_statement(db: DAL, act: Callable[[str, Any], None]) -> Iterator[None]:
     """Call `act` with each statement that is to be sent, and its cursor; "COMMIT" for a commit.
 
     Also after a commit, as "COMMITTED": a process may end there as well.
@@ -98,7 +98,7 @@ def _before_statement(db: DAL, act: Callable[[str, Any], None]) -> Iterator[None
         adapter.commit = commit
 
 
-def _everything(db: DAL) -> dict[str, list[Any]]:
+def everything(db: DAL) -> dict[str, list[Any]]:
     """All rows but for their ids, which an undone transaction may use up."""
     with transaction(db):
         found = {}
@@ -109,7 +109,7 @@ def _everything(db: DAL) -> dict[str, list[Any]]:
         return found
 
 
-def _ends(db: DAL) -> tuple[type[Exception], ...]:
+def ways_to_end(db: DAL) -> tuple[type[Exception], ...]:
     """Ended, or what the driver or EMTE make of rolling back a connection that is closed."""
     return Ended, DatabaseAway, db._adapter.driver.Error
 
@@ -128,7 +128,7 @@ def _undo(db: DAL) -> None:
 
 def test_killed_at_any_statement_it_goes_on_where_it_was(db: DAL, journal: JournalFile) -> None:
     _settle(db, journal)
-    expected = _everything(db)
+    expected = everything(db)
     assert len(expected['"match"']) == 4
     _undo(db)
     ends = 0
@@ -143,26 +143,26 @@ def test_killed_at_any_statement_it_goes_on_where_it_was(db: DAL, journal: Journ
                 cursor.connection.close()
                 raise Ended(sql)
 
-        with _before_statement(db, act):
+        with before_statement(db, act):
             _settle(db, journal)
 
     while True:
         try:
             end_at(ends + 1)
-        except _ends(db):
+        except ways_to_end(db):
             ends += 1
             close(db)
         else:
             break
         _undo(db)
     assert ends >= 30, "four transactions of eight statements and a commit at least"
-    assert _everything(db) == expected
+    assert everything(db) == expected
 
 
 def test_killed_again_and_again_it_comes_to_the_end(db: DAL, journal: JournalFile) -> None:
     """Each new process gets a little further: to its seventh statement, then its eighth …"""
     _settle(db, journal)
-    expected = _everything(db)
+    expected = everything(db)
     _undo(db)
     places = []
     for last in range(1, 100):
@@ -176,9 +176,9 @@ def test_killed_again_and_again_it_comes_to_the_end(db: DAL, journal: JournalFil
                 raise Ended(sql)
 
         try:
-            with _before_statement(db, act):
+            with before_statement(db, act):
                 _settle(db, journal)
-        except _ends(db):
+        except ways_to_end(db):
             close(db)
         else:
             break
@@ -186,7 +186,7 @@ def test_killed_again_and_again_it_comes_to_the_end(db: DAL, journal: JournalFil
             places += rows(db, "SELECT seq FROM log_position")
     assert len(set(places)) > 2, "it ended in the middle, more than once"
     assert places == sorted(places), "never back"
-    assert _everything(db) == expected
+    assert everything(db) == expected
     mark = read_mark(settled_path(journal.path))
     assert mark is not None
     assert mark.seq == journal.seq
@@ -198,7 +198,7 @@ def test_a_transaction_given_up_for_anothers_sake_is_made_again(
     db: DAL, journal: JournalFile, code: str
 ) -> None:
     _settle(db, journal)
-    expected = _everything(db)
+    expected = everything(db)
     _undo(db)
     failures = 0
 
@@ -208,10 +208,10 @@ def test_a_transaction_given_up_for_anothers_sake_is_made_again(
             failures += 1
             cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$")
 
-    with _before_statement(db, act):
+    with before_statement(db, act):
         _settle(db, journal)
     assert failures == ATTEMPTS - 1
-    assert _everything(db) == expected
+    assert everything(db) == expected
 
 
 @only_postgres
@@ -222,6 +222,6 @@ def test_who_is_always_in_the_way_makes_the_database_count_as_away(
         if sql.startswith("UPDATE log_position"):
             cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$")
 
-    with _before_statement(db, act), pytest.raises(DatabaseAway):
+    with before_statement(db, act), pytest.raises(DatabaseAway):
         _settle(db, journal)
     _settle(db, journal)

@@ -402,7 +402,8 @@ def test_the_journal_of_a_run_that_has_ended_is_verified_where_it_is_kept(
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("-A", "intc", "--run", "1"), 2, "--run goes with --verify"),
+        (("-A", "intc", "--run", "1"), 2, "--run goes with --verify and --rebuild"),
+        (("--rebuild", "intc", "--verify", "intc"), 2, "not allowed with argument"),
         (("--verify", "intc", "--run", "x"), 2, "'x' is not the number of a run"),
         (("--verify", "intc", "--run", "0"), 2, "'0' is not the number of a run"),
         (("--verify", "intc", "--run", "7"), 75, "No such file or directory"),
@@ -415,7 +416,7 @@ def test_the_journal_of_a_run_that_has_ended_is_verified_where_it_is_kept(
         ),
         (("-A", "../etc"), 2, "'../etc' is not a ticker"),
         (("-A", "all"), 2, "'all' is not a ticker"),
-        ((), 2, "one of the arguments -A/--ticker --verify is required"),
+        ((), 2, "one of the arguments -A/--ticker --verify --rebuild is required"),
         (("-A", "intc", "--verify", "intc"), 2, "not allowed with argument"),
         (("-A", "intc", "--database", "mysql://x/y"), 78, "expected sqlite:"),
     ],
@@ -428,11 +429,12 @@ def test_a_command_line_that_cannot_work_says_why(
     assert line in process.lines[-1]
 
 
-def test_help_shows_two_examples(var: Var) -> None:
+def test_help_shows_examples(var: Var) -> None:
     process = _run(var, "-h")
     assert process.wait() == 0
     assert "python -m log2db -A intc" in process.output
     assert "python -m log2db --verify intc" in process.output
+    assert "python -m log2db --rebuild intc" in process.output
 
 
 def test_the_var_folder_and_the_database_can_be_given_by_flags(
