@@ -285,6 +285,24 @@ def test_a_form_sent_before_the_scripts_ran_comes_back_as_it_was_written(
         expect(page.get_by_label("In force", exact=True)).to_have_value("fok")
 
 
+def test_without_scripts_a_refused_order_stays_in_the_ticket(venue: Venue, market: Market) -> None:
+    with venue.trader(**DESKTOP, java_script_enabled=False) as trader:
+        page = trader.page
+        page.goto(f"/default/trade/{market.product}")
+        page.locator("#ticket [value=sell]").check()
+        trader.fill_ticket(7, "99.255")
+        page.get_by_label("In force", exact=True).select_option("fok")
+        page.get_by_role("button", name="Send order").click()
+        expect(page.get_by_role("alert").first).to_contain_text("99.255 is not a multiple of 0.01")
+        expect(page.locator("#ticket [value=sell]")).to_be_checked()
+        expect(page.get_by_label("Quantity", exact=True)).to_have_value("7")
+        expect(page.get_by_label("Price", exact=True)).to_have_value("99.255")
+        expect(page.get_by_label("In force", exact=True)).to_have_value("fok")
+        page.get_by_label("Price", exact=True).fill("99.25")
+        page.get_by_role("button", name="Send order").click()
+        expect(page.get_by_role("status")).to_contain_text("canceled, 0 filled")
+
+
 def test_without_scripts_every_kind_of_order_is_placed_and_amended(venue: Venue) -> None:
     market = venue.open_market("bare")
     with venue.trader(**DESKTOP, java_script_enabled=False) as trader:
