@@ -100,7 +100,7 @@ class SystemDisk:
 
     def rename(self, path: Path, to: Path) -> None:
         path.replace(to)
-        _sync_folder(to.parent)
+        sync_folder(to.parent)
 
     def lock(self, path: Path) -> SystemLock:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -114,7 +114,7 @@ class SystemDisk:
 
 def _with_safe_name(handle: int, path: Path) -> SystemFile:
     try:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError:
         os.close(handle)
         raise
@@ -140,7 +140,7 @@ else:
         os.fdatasync(handle)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Put a folder's entries on the medium: without it a new file may be gone after a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -26,7 +26,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from matching.disk import SystemDisk
+from matching.disk import SystemDisk, sync_folder
 from matching.order import TICKER
 
 SQLITE = "emte.db"
@@ -149,12 +149,3 @@ def sync(path: Path) -> None:
     """Put a file's bytes on the medium."""
     with closing(SystemDisk().open(path)) as file:
         file.sync()
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the medium."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

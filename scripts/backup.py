@@ -30,7 +30,7 @@ from log2db.__main__ import read_durable, require_place
 from matching import config, exits
 from matching.config import Var
 from matching.console import say
-from matching.disk import SystemDisk, SystemFile
+from matching.disk import SystemDisk, SystemFile, sync_folder
 from matching.exchange import SPACE_FOR_ORDERS
 from matching.exits import ExitCode, Fatal
 from matching.journal import (
@@ -132,7 +132,7 @@ def back_up(var: Var, uri: str, path: Path, *, is_forced: bool) -> None:
         with _folder_beside(path) as folder:
             sentence = _when_it_stands_still(lambda: _make(var, uri, folder))
             os.replace(folder / "archive", path)
-            archive.sync_folder(path.absolute().parent)
+            sync_folder(path.absolute().parent)
     except DatabaseAway as away:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away
     except OSError as error:

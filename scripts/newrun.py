@@ -18,7 +18,6 @@ moment to do so.
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,7 +39,7 @@ from log2db.__main__ import read_durable, settle_rest
 from log2db.settlement import Fenced, ForeignJournal
 from matching.client import Away, Refused, Unanswered, post_order, query
 from matching.config import Var
-from matching.disk import SystemDisk, SystemLock
+from matching.disk import SystemDisk, SystemLock, sync_folder
 from matching.exits import ExitCode, Fatal
 from matching.journal import (
     HEADER_LIMIT,
@@ -331,7 +330,7 @@ def _make_folder(var: Var, number: int) -> Path:
     try:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
-            _sync(made.parent)
+            sync_folder(made.parent)
     except OSError as error:
         raise NotDone(ExitCode.DISK, f"cannot make {folder}: {error.strerror}") from error
     return folder
@@ -366,7 +365,7 @@ def _move(var: Var, runs_of: Mapping[str, int]) -> None:
                     if (path.suffix == ".log") is is_journal:
                         _move_file(path, var.run_folder(run) / path.name)
             for folder in folders:
-                _sync(folder)
+                sync_folder(folder)
     except OSError as error:
         raise Fatal(
             ExitCode.DISK,
@@ -379,15 +378,6 @@ def _move_file(path: Path, place: Path) -> None:
     if place.exists():
         raise FileExistsError(0, "there is a file of this name already", str(place))
     path.rename(place)
-
-
-def _sync(folder: Path) -> None:
-    """Put a folder's entries on the medium."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from log2db.settlement import Fenced, ForeignJournal
 from matching import config, exits, recovery
 from matching.config import Var
 from matching.console import say
+from matching.disk import sync_folder
 from matching.exits import ExitCode, Fatal
 from matching.journal import JournalDamaged, UnknownJournal
 from matching.pidfile import running
@@ -130,7 +131,7 @@ def restore(var: Var, uri: str, path: Path, *, is_forced: bool) -> None:
         if target is not None:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _move(aside / names[0], target)
-            archive.sync_folder(target.parent)
+            sync_folder(target.parent)
     journals = sum(name.startswith("journal/") and name.endswith(".log") for name in names)
     ended = sum(name.startswith("runs/") and name.endswith(".log") for name in names)
     keys = ", ".join(name for name in names if "/" not in name)
@@ -216,7 +217,7 @@ def _put_in_place(aside: Path, var: Var, names: list[str]) -> None:
         archive.make_folders(path.parent, var.root)
         _move(aside / name, path)
     for folder in {var.root, *((var.root / name).parent for name in names[1:])}:
-        archive.sync_folder(folder)
+        sync_folder(folder)
 
 
 def _move(source: Path, path: Path) -> None:

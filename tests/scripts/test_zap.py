@@ -115,7 +115,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
     for owner, name in (
         (newrun, "settle_rest"),
         (newrun, "_make_folder"),
-        (newrun, "_sync"),
+        (newrun, "sync_folder"),
         (newrun, "_move_file"),
         (runs, "lock_table"),
         (runs, "execute"),
@@ -340,7 +340,9 @@ def test_by_hand_it_asks_first_and_finishes_what_a_killed_one_left(var: Var, db:
 def test_its_help_has_two_examples(tmp_path: Path) -> None:
     with running("scripts/zap.py", "-h", var=tmp_path) as zap:
         assert zap.wait() == 0
-        assert zap.output.count("python scripts/zap.py") == 2
+        examples = zap.output.partition("examples:")[2]
+        assert "emte-zap" in examples
+        assert "python scripts/zap.py --yes" in examples
 
 
 # -- under serve.py
