@@ -7,7 +7,8 @@ have their commands laid out in memory alike, and then answers, a JSON value a l
     tape    run the operations on a new engine: the trades' number, volume, notional and crc32
     time    run the operations on a new engine: the seconds of processor time they took
     p99     run the operations on a new engine: the microseconds that all but one in 100 kept below
-    memory  fill a new engine's book: the bytes that it then holds for each order of the filling
+    memory  run the operations on a new engine: the bytes that it then holds for each resting order
+    memory_filled   the same before the operations, when the book has been filled
 
 Garbage collection is off while operations run. The orders that first fill the book are not timed,
 and the commands themselves, laid out before, are not counted as memory.
@@ -22,7 +23,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from matching import protocol
 from matching.order import Command, Login
@@ -41,6 +42,12 @@ class Contender(Protocol):
     def fill(self) -> object:
         """A new engine whose book has been filled."""
 
+    def run(self) -> object:
+        """Such an engine, after the operations."""
+
+    def resting(self, engine: Any) -> int:
+        """How many orders rest in its book."""
+
     def fills(self) -> Iterable[Fill]:
         """The operations' trades on such an engine."""
 
@@ -57,7 +64,8 @@ def obey(prepare: Callable[[list[Command], list[Command]], Contender]) -> None:
         "tape": lambda: tape(contender.fills()),
         "time": lambda: _without_collection(contender.seconds),
         "p99": lambda: _without_collection(contender.p99),
-        "memory": lambda: _bytes_of(contender.fill) / max(1, arguments.filling),
+        "memory": lambda: _bytes_an_order(contender, contender.run),
+        "memory_filled": lambda: _bytes_an_order(contender, contender.fill),
     }
     for line in sys.stdin:
         print(json.dumps(answers[line.strip()]()), flush=True)
@@ -91,15 +99,15 @@ def percentile_99(nanoseconds: list[int]) -> float:
     return ordered[max(0, len(ordered) * 99 // 100 - 1)] / 1_000
 
 
-def _bytes_of(build: Callable[[], object]) -> int:
-    """What an object holds, as Python's allocator sees it."""
+def _bytes_an_order(contender: Contender, build: Callable[[], object]) -> float:
+    """What an engine holds, as Python's allocator sees it, for each order in its book."""
     gc.collect()
     tracemalloc.start()
     try:
-        kept = build()
+        engine = build()
+        gc.collect()
         held, _ = tracemalloc.get_traced_memory()
-        del kept
-        return held
+        return held / contender.resting(engine)
     finally:
         tracemalloc.stop()
 

@@ -1,6 +1,7 @@
 """EMTE's engine under measurement: parsed commands into `Engine.apply`, all features on.
 
-Timed is `apply(command, at)` for each prepared command and its time, its events thrown away.
+Timed is `apply(command, at)` for each parsed command, a microsecond after the last, its events
+thrown away.
 """
 
 import time
@@ -16,19 +17,19 @@ from matching.order import Command, Side
 class Ours:
     def __init__(self, filling: list[Command], commands: list[Command]) -> None:
         self._filling = filling
-        self._prepared = [(command, at) for at, command in enumerate(commands)]
+        self._commands = commands
 
     def seconds(self) -> float:
         apply = self.fill().apply
         start = time.process_time()
-        for command, at in self._prepared:
+        for at, command in enumerate(self._commands):
             apply(command, at)
         return time.process_time() - start
 
     def p99(self) -> float:
         apply, clock = self.fill().apply, time.perf_counter_ns
         taken = []
-        for command, at in self._prepared:
+        for at, command in enumerate(self._commands):
             start = clock()
             apply(command, at)
             taken.append(clock() - start)
@@ -36,7 +37,7 @@ class Ours:
 
     def fills(self) -> Iterator[Fill]:
         engine = self.fill()
-        for command, at in self._prepared:
+        for at, command in enumerate(self._commands):
             for event in engine.apply(command, at):
                 if isinstance(event, Trade):
                     maker, taker = event.sell_oid, event.buy_oid
@@ -44,6 +45,15 @@ class Ours:
                         maker, taker = taker, maker
                     yield maker, taker, event.price, event.quantity
         engine.check()
+
+    def run(self) -> Engine:
+        engine = self.fill()
+        for at, command in enumerate(self._commands):
+            engine.apply(command, at)
+        return engine
+
+    def resting(self, engine: Engine) -> int:
+        return sum(level.count for side in Side for level in engine.book.side(side))
 
     def fill(self) -> Engine:
         engine = Engine(TICKER, tick=TICK)

@@ -1,9 +1,10 @@
 """`make bench`: EMTE's operations per second beside those of PyPI's matching-engine, in one run.
 
 Both engines get the same order flow (`workload.py`), each in a process of its own, and must make
-the same trades, or nothing is compared. Then they run in turn, pair by pair, so that a busy machine
-is busy for both; counted is processor time, and the ratio is the median over the pairs. What is
-timed on either side is said in `ours.py` and `yardstick.py`, and printed.
+the same trades, or nothing is compared. Beside them runs a book without rules, which shows how far
+one could go. They run in turn, so that a busy machine is busy for all; counted is processor time,
+and a ratio is the median over the pairs. What is timed is said in `ours.py`, `yardstick.py` and
+`bare.py`, and printed.
 
 The yardstick lives in `.bench-venv`, made on first use. It asks for Python 3.12; all that keeps it
 from 3.11 are two `type X =` lines, which are mended there.
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.workload import MIXES, generate
+from benchmarks.workload import MIXES, OWNERS, generate
 from matching import exits, protocol
 from matching.exits import ExitCode, Fatal
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH_VENV = ROOT / ".bench-venv"
 BENCH_PYTHON = BENCH_VENV / "bin" / "python"
 YARDSTICK = "matching-engine==0.1.1"
+BARE = "bare book"
 TYPE_STATEMENT = re.compile(r"^type (\w+ = )", re.MULTILINE)
 EXAMPLES = """examples:
   python benchmarks/run.py                        the main mix, 15 pairs
@@ -84,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mix", choices=MIXES, default="main")
     parser.add_argument("--pairs", type=int, default=15, help="runs of each engine (15)")
     parser.add_argument("--operations", type=int, help="so many of the mix's operations (all)")
+    parser.add_argument("--owners", type=int, default=OWNERS, help=f"of the orders ({OWNERS})")
     parser.add_argument("--quick", action="store_true", help="3 pairs of at most 20,000 operations")
     parser.add_argument("--ours", action="store_true", help="EMTE alone: needs no PyPI")
     options = parser.parse_args(arguments)
@@ -93,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         pairs, operations = 3, min(operations, 20_000)
     print(
-        f"{mix.name} mix: {mix.resting:,} orders fill the book, then {operations:,} operations:"
+        f"{mix.name} mix: {mix.resting:,} orders of {options.owners:,} owners fill the book, then"
+        f" {operations:,} operations:"
         f" {mix.adds:.1%} add, {mix.cancels:.1%} cancel, {mix.takes:.1%} take,"
         f" {1 - mix.adds - mix.cancels - mix.takes:.1%} move (cancel and add)"
     )
@@ -101,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare_yardstick()
     with tempfile.TemporaryDirectory(prefix="emte-bench-") as folder, ExitStack() as stack:
         file = Path(folder) / "commands"
-        flow = generate(mix, operations=operations)
+        flow = generate(mix, operations=operations, owners=options.owners)
         commands = [*flow.filling, *(each for operation in flow.operations for each in operation)]
         file.write_text("".join(f"{protocol.format(each)}\n" for each in commands), "ascii")
         filling = len(flow.filling)
@@ -111,11 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(_rate("EMTE", operations, [_number(ours, "time") for _ in range(pairs)]))
             return
         yardstick = stack.enter_context(contestant(BENCH_PYTHON, "yardstick.py", file, filling))
-        compare(ours, yardstick, operations=operations, pairs=pairs)
+        bare = stack.enter_context(contestant(Path(sys.executable), "bare.py", file, filling))
+        compare(ours, yardstick, bare, operations=operations, pairs=pairs)
 
 
-def compare(ours: Contestant, yardstick: Contestant, *, operations: int, pairs: int) -> None:
-    """Print both engines' rates, p99 and memory, and their ratios; Fatal if their trades differ."""
+def compare(
+    ours: Contestant, yardstick: Contestant, bare: Contestant, *, operations: int, pairs: int
+) -> None:
+    """Print the rates, p99 and memory, and their ratios; Fatal if the trades differ."""
     tape = ours.ask("tape")
     other_tape = yardstick.ask("tape")
     if tape != other_tape:
@@ -124,29 +131,23 @@ def compare(ours: Contestant, yardstick: Contestant, *, operations: int, pairs: 
     print(f"same trades on both sides: {_trades(tape)}")
     print("timed: Engine.apply(command, at) of parsed commands, all features on, events dropped;")
     print("       MatchingEngine.process(sequenced) of prepared commands, events dropped;")
+    print("       enter or cancel of a book without owners, events and rules (bare.py);")
+    print("       all in CPython, processor time, garbage collection off, in turn; not the filling")
+    everyone = (ours, yardstick, bare)
+    times = [tuple(_number(each, "time") for each in everyone) for _ in range(pairs)]
+    slowest = [tuple(_number(each, "p99") for each in (ours, yardstick)) for _ in range(pairs)]
+    for name, column in zip(("EMTE", YARDSTICK, BARE), zip(*times, strict=True), strict=True):
+        print(_rate(name, operations, column))
+    print(_ratio("EMTE is", [theirs / our for our, theirs, _ in times], "as fast"))
+    print(_ratio(f"the {BARE} is", [theirs / its for _, theirs, its in times], "as fast"))
+    p99 = statistics.median(our for our, _ in slowest)
     print(
-        "       both in CPython, processor time, garbage collection off, in turn; not the filling"
+        _ratio(f"p99 ({p99:.1f} µs) is", [our / theirs for our, theirs in slowest], "the other's")
     )
-    times = [(_number(ours, "time"), _number(yardstick, "time")) for _ in range(pairs)]
-    slowest = [(_number(ours, "p99"), _number(yardstick, "p99")) for _ in range(pairs)]
-    held = (_number(ours, "memory"), _number(yardstick, "memory"))
-    print(_rate("EMTE", operations, [our_time for our_time, _ in times]))
-    print(_rate(YARDSTICK, operations, [their_time for _, their_time in times]))
-    ratios = sorted(their_time / our_time for our_time, their_time in times)
-    print(
-        f"{'EMTE is':24} {statistics.median(ratios):9.2f} times as fast"
-        f"   ({pairs} pairs: {ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
-    ratios = sorted(our_time / their_time for our_time, their_time in slowest)
-    print(
-        f"{'p99 of an operation':24} {statistics.median(ratios):9.2f} times the other's"
-        f" ({ratios[0]:.2f} to {ratios[-1]:.2f}); EMTE"
-        f" {statistics.median(our_time for our_time, _ in slowest):.1f} µs"
-    )
-    print(
-        f"{'memory of an order':24} {held[0] / held[1]:9.2f} times the other's"
-        f" (EMTE {held[0]:.0f} bytes beside its command, the other {held[1]:.0f})"
-    )
+    for moment, question in (("memory", "memory"), ("memory, once filled,", "memory_filled")):
+        held, other_held = _number(ours, question), _number(yardstick, question)
+        print(_ratio(f"{moment} is", [held / other_held], "the other's"), end="")
+        print(f": {held:.0f} bytes an order beside its command, the other {other_held:.0f}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
 
 
@@ -198,12 +199,18 @@ def _number(contender: Contestant, question: str) -> float:
     return answer
 
 
-def _rate(name: str, operations: int, seconds: list[float]) -> str:
+def _rate(name: str, operations: int, seconds: Sequence[float]) -> str:
     rates = sorted(operations / time for time in seconds)
     return (
         f"{name:24} {statistics.median(rates):9,.0f} operations/s"
         f"    ({len(rates)} runs: {rates[0]:,.0f} to {rates[-1]:,.0f})"
     )
+
+
+def _ratio(what: str, ratios: Sequence[float], times_what: str) -> str:
+    spread = f"   ({len(ratios)} pairs: {min(ratios):.2f} to {max(ratios):.2f})"
+    text = f"{what:24} {statistics.median(ratios):9.2f} times {times_what}"
+    return text + spread if len(ratios) > 1 else text
 
 
 def _trades(tape: object) -> str:

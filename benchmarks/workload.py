@@ -23,7 +23,8 @@ from matching.order import Cancel, Command, NewOrder, Side
 
 TICKER = "bench"
 TICK = 100
-OWNERS = 1_000
+OWNERS = 200
+"""A class; any of them may be the one that a command comes from."""
 LARGEST_QUANTITY = 1_000
 START = 100_000
 """The middle's first price, in ticks; it stays within a tenth of it."""
@@ -76,16 +77,17 @@ class Flow:
     operations: list[tuple[Command, ...]] = field(default_factory=list)
 
 
-def generate(mix: Mix, *, operations: int | None = None) -> Flow:
+def generate(mix: Mix, *, operations: int | None = None, owners: int = OWNERS) -> Flow:
     """The mix's flow, or its first `operations` of them."""
-    return _Generator(mix).generate(mix.operations if operations is None else operations)
+    return _Generator(mix, owners).generate(mix.operations if operations is None else operations)
 
 
 class _Generator:
     """Draws one flow, keeping the book it leads to."""
 
-    def __init__(self, mix: Mix) -> None:
+    def __init__(self, mix: Mix, owners: int) -> None:
         self._mix = mix
+        self._owners = owners
         self._dice = random.Random(mix.seed)
         self._engine = Engine(TICKER, tick=TICK)
         self._open: list[tuple[int, int]] = []
@@ -169,7 +171,7 @@ class _Generator:
     def _enter(self, side: Side, price: int) -> Command:
         command = NewOrder(
             ticker=TICKER,
-            owner=self._dice.randint(1, OWNERS),
+            owner=self._dice.randint(1, self._owners),
             side=side,
             quantity=self._dice.randint(1, LARGEST_QUANTITY),
             price=price,

@@ -60,6 +60,15 @@ class Yardstick:
                 if isinstance(event, Trade):
                     yield event.maker_order_id, event.taker_order_id, event.price, event.qty
 
+    def run(self) -> MatchingEngine:
+        engine = self.fill()
+        for sequenced in self._prepared:
+            engine.process(sequenced)
+        return engine
+
+    def resting(self, engine: MatchingEngine) -> int:
+        return len(engine.book.orders)
+
     def fill(self) -> MatchingEngine:
         engine = MatchingEngine()
         for sequenced in self._filling:

@@ -377,15 +377,12 @@ class Engine:
         if tif is _FOK and not self._is_fillable(order, opposite, limit):
             events.append(self._end(order, CancelReason.FOK))
             return
-        best = opposite.best
-        if best is not None and best.key >= limit:
-            self._match(order, opposite, limit, events)
-            if order.canceled:
-                return
-            if order.open_quantity == 0:
-                self._close(order)
-                return
-        if not price:
+        self._match(order, opposite, limit, events)
+        if order.canceled:
+            return
+        if order.open_quantity == 0:
+            self._close(order)
+        elif not price:
             is_stopped = opposite.best is not None
             reason = CancelReason.COLLAR if is_stopped else CancelReason.NO_LIQUIDITY
             events.append(self._end(order, reason))

@@ -51,7 +51,7 @@ def test_bench_prints_the_operations_per_second() -> None:
     command += ["--operations", "300"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "small mix: 1,000 orders fill the book, then 300 operations" in done.stdout
+    assert "small mix: 1,000 orders of 200 owners fill the book, then 300 operations" in done.stdout
     assert re.search(r"^EMTE +[\d,]+ operations/s +\(3 runs: ", done.stdout, re.MULTILINE)
 
 
@@ -67,7 +67,24 @@ def test_an_engine_that_trades_otherwise_is_not_compared(tmp_path: Path) -> None
         run.contestant(python, "ours.py", second, len(texts)) as other,
         pytest.raises(Fatal, match="the trades differ, nothing to compare"),
     ):
-        run.compare(ours, other, operations=1, pairs=1)
+        run.compare(ours, other, ours, operations=1, pairs=1)
+
+
+@pytest.mark.parametrize("mix", ["main", "small"])
+def test_the_bare_book_trades_alike_where_nobody_meets_himself(mix: str, tmp_path: Path) -> None:
+    flow = generate(MIXES[mix], operations=2_000, owners=10**9)
+    commands = [*flow.filling, *(each for operation in flow.operations for each in operation)]
+    file = tmp_path / "commands"
+    file.write_text("".join(f"{protocol.format(command)}\n" for command in commands), "ascii")
+    python, filling = Path(sys.executable), len(flow.filling)
+    with (
+        run.contestant(python, "ours.py", file, filling) as ours,
+        run.contestant(python, "bare.py", file, filling) as bare,
+    ):
+        told = ours.ask("tape")
+        assert isinstance(told, dict)
+        assert told["trades"] > 100
+        assert bare.ask("tape") == told
 
 
 def test_without_pypi_there_is_one_clear_line_and_exit_69(
