@@ -33,6 +33,7 @@ simulate: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@$(BIN)/python benchmarks/settlement.py $(SETTLEMENT)
 
 soak: $(VENV)/.ready
 	@exec $(BIN)/python scripts/soak.py $(ARGS)
