@@ -21,6 +21,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from matching import refusals
 from matching.account import USUAL_QUANTITY, Account, Exposure, Order
 from matching.auction import Uncross, uncross_price
 from matching.book import BookSide, OrderBook
@@ -58,7 +59,6 @@ from matching.order import (
     SetPhase,
     Side,
     TimeInForce,
-    format_price,
 )
 from matching.settings import NAMES, BadSetting, read_settings, span
 from matching.stops import Key, WaitingStops
@@ -235,32 +235,31 @@ class Engine:
         """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
         quantity, price, phase = command.quantity, command.price, self.phase
         if phase is not _CONTINUOUS and phase is not _AUCTION:
-            return self._closed_or_halted()
+            return refusals.not_traded(self.ticker, phase)
         if quantity == 0:
-            return _no_quantity()
+            return refusals.no_quantity()
         if quantity % self.lot:
-            return self._off_lot(quantity)
+            return refusals.off_lot(quantity, self.lot)
         if price % self.tick:
-            return self._off_grid(price)
+            return refusals.off_grid(price, self.tick)
         if command.stop or command.post or command.peak:
             rejected = self._why_not_special(command)
             if rejected is not None:
                 return rejected
         elif quantity * price > MAX_ORDER_VALUE:
-            return _too_valuable(quantity, price)
+            return refusals.too_valuable(quantity, price)
         if phase is _AUCTION and not command.stop:
-            misfit = _auction_misfit(command)
-            if misfit:
-                message = f"{misfit} cannot be entered while {self.ticker} is in auction"
-                return Rejected("not_in_auction", message, "R10")
+            rejected = refusals.unfit_for_auction(command)
+            if rejected is not None:
+                return rejected
         if price and self.settings["band"]:
             rejected = self._outside_band(price, command.stop)
             if rejected is not None:
                 return rejected
         if command.stop and self._has_reached(command.side, command.stop):
-            return self._stop_would_trigger(command.side, command.stop)
+            return refusals.stop_reached(command.side, command.stop, self._mark)
         if quantity > account.limits.max_quantity:
-            return _too_large(quantity, account.limits.max_quantity)
+            return refusals.too_large(quantity, account.limits.max_quantity)
         if account.exposure is not None:
             rejected = self._beyond_limits(
                 account,
@@ -280,31 +279,22 @@ class Engine:
     def _why_not_special(self, command: NewOrder) -> Rejected | None:
         """The same for what only orders with a stop, post or peak can have wrong."""
         if command.stop % self.tick:
-            return self._off_grid(command.stop)
+            return refusals.off_grid(command.stop, self.tick)
         value_price = max(command.price, command.stop)
         if command.quantity * value_price > MAX_ORDER_VALUE:
-            return _too_valuable(command.quantity, value_price)
-        if command.post:
-            misfit = _post_misfit(command)
-            if misfit:
-                return Rejected("invalid_order", f"a post-only order {misfit}", "R8")
-        if command.peak:
-            misfit = _iceberg_misfit(command) or self._peak_misfit(command.peak, command.quantity)
-            if misfit:
-                return Rejected("invalid_order", f"an iceberg {misfit}", "R9")
-        return None
+            return refusals.too_valuable(command.quantity, value_price)
+        rejected = refusals.unfit_post(command) if command.post else None
+        if rejected is None and command.peak:
+            rejected = refusals.unfit_iceberg(command, self.lot)
+        return rejected
 
     def _outside_band(self, price: int, stop: int) -> Rejected | None:
         """R12's entry band: around the order's own stop while it waits, else around last."""
         middle = stop or self._mark
         if abs(price - middle) <= span(self.settings["band"], middle):
             return None
-        message = (
-            f"{format_price(price)} is further than {_percent(self.settings['band'])} % from"
-            f" {'the stop' if stop else 'last' if self.last is not None else 'the reference'},"
-            f" {format_price(middle)}"
-        )
-        return Rejected("price_band", message, "R12")
+        what = "the stop" if stop else "last" if self.last is not None else "the reference"
+        return refusals.outside_band(price, self.settings["band"], middle, what)
 
     def _has_reached(self, side: Side, stop: int) -> bool:
         """Whether last has reached the stop already, equal included (R7)."""
@@ -329,27 +319,17 @@ class Engine:
         """
         limits = account.limits
         if others is not None and others >= limits.max_open_orders:
-            message = f"owner {account.owner} has {others} other open orders already"
-            return Rejected("max_open_orders", message, "R16")
+            return refusals.too_many(account.owner, others)
         if side is _BUY:
             reached = account.position + exposure.open_buys + opening
         else:
             reached = -account.position + exposure.open_sells + opening
         if reached > limits.max_position:
-            message = (
-                f"this {side} could lead to {reached} shares {'long' if side is _BUY else 'short'},"
-                f" the limit is {limits.max_position}"
-            )
-            return Rejected("position_limit", message, "R16")
+            return refusals.too_far(side, reached, limits.max_position)
         if quantity * price > limits.max_notional:
-            message = (
-                f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
-                f" the limit is {format_price(limits.max_notional)}"
-            )
-            return Rejected("max_notional", message, "R16")
+            return refusals.too_dear(quantity, price, limits.max_notional)
         if exposure.entries_since(self.time - RATE_WINDOW) >= limits.max_rate:
-            message = f"more than {limits.max_rate} orders and amends within a second"
-            return Rejected("rate_limited", message, "R16")
+            return refusals.too_fast(limits.max_rate)
         return None
 
     def _would_take(self, side: Side, price: int) -> Rejected | None:
@@ -358,11 +338,7 @@ class Engine:
         if not opposite.is_reached_by(price):
             return None
         assert opposite.best is not None
-        message = (
-            f"a post-only {side} at {format_price(price)} would take"
-            f" the {side.opposite} at {format_price(opposite.best.price)}"
-        )
-        return Rejected("would_take", message, "R8")
+        return refusals.would_take(side, price, opposite.best.price)
 
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
@@ -531,10 +507,10 @@ class Engine:
         """R6: another total, price or stop under the same oid."""
         phase = self.phase
         if phase is not _CONTINUOUS and phase is not _AUCTION:
-            return [self._closed_or_halted()]
+            return [refusals.not_traded(self.ticker, phase)]
         order = self._named_by(command)
         if order is None:
-            return [_order_not_found(command)]
+            return [refusals.not_found(command)]
         price = order.price if command.price is None else command.price
         stop = order.stop if command.stop is None else command.stop
         quantity = command.quantity
@@ -560,30 +536,30 @@ class Engine:
     ) -> Rejected | None:
         """The first reason against an amend, in RULES' "Order of checks"; None: it is done."""
         if quantity == 0:
-            return _no_quantity()
+            return refusals.no_quantity()
         if quantity % self.lot:
-            return self._off_lot(quantity)
+            return refusals.off_lot(quantity, self.lot)
         for each in (price, stop):
             if each % self.tick:
-                return self._off_grid(each)
-        misfit = _amend_misfit(order, price=price, stop=stop)
-        if misfit:
-            return Rejected("invalid_order", misfit, "R6")
+                return refusals.off_grid(each, self.tick)
+        rejected = refusals.unfit_amend(order.terms, price=price, stop=stop)
+        if rejected is not None:
+            return rejected
         if quantity * max(price, stop) > MAX_ORDER_VALUE:
-            return _too_valuable(quantity, max(price, stop))
+            return refusals.too_valuable(quantity, max(price, stop))
         if quantity <= order.filled:
             return None
         if order.peak:
-            misfit = self._peak_misfit(order.peak, quantity)
-            if misfit:
-                return Rejected("invalid_order", f"an iceberg {misfit}", "R9")
+            rejected = refusals.unfit_peak(order.peak, quantity, self.lot)
+            if rejected is not None:
+                return rejected
         is_moved = price != order.price or stop != order.stop
         if price and is_moved and self.settings["band"]:
             rejected = self._outside_band(price, stop)
             if rejected is not None:
                 return rejected
         if stop != order.stop and self._has_reached(order.side, stop):
-            return self._stop_would_trigger(order.side, stop)
+            return refusals.stop_reached(order.side, stop, self._mark)
         if not _loses_priority(order, quantity=quantity, price=price, stop=stop):
             return None
         return self._why_not_again(order, quantity=quantity, price=price, stop=stop)
@@ -594,7 +570,7 @@ class Engine:
         """The same for what only an amend that loses priority can have wrong: limits, post."""
         account = order.account
         if quantity > account.limits.max_quantity:
-            return _too_large(quantity, account.limits.max_quantity)
+            return refusals.too_large(quantity, account.limits.max_quantity)
         if account.exposure is not None:
             rejected = self._beyond_limits(
                 account,
@@ -673,7 +649,7 @@ class Engine:
         except KeyError:
             named = self._named_by(command)
             if named is None:
-                return [_order_not_found(command)]
+                return [refusals.not_found(command)]
             order = named
         return [self._end(order, command.reason)]
 
@@ -807,38 +783,6 @@ class Engine:
         self._generations[command.owner] = command.generation
         return [KeyRaised(command.owner, command.generation)]
 
-    # Rejects that name the product's state
-
-    def _closed_or_halted(self) -> Rejected:
-        if self.phase is Phase.HALTED:
-            return Rejected("market_halted", f"trading in {self.ticker} is halted", "R11")
-        return Rejected("market_closed", f"the market in {self.ticker} is closed", "R11")
-
-    def _off_lot(self, quantity: int) -> Rejected:
-        return Rejected("bad_lot", f"{quantity} is not a multiple of the lot, {self.lot}")
-
-    def _off_grid(self, price: int) -> Rejected:
-        message = f"{format_price(price)} is not a multiple of {format_price(self.tick)}"
-        return Rejected("bad_tick", message)
-
-    def _peak_misfit(self, peak: int, quantity: int) -> str:
-        """Why so much cannot be shown of an iceberg's total (R9); empty: it can."""
-        if peak % self.lot:
-            return f"cannot show {peak}: it is not a multiple of the lot, {self.lot}"
-        if peak >= quantity:
-            return f"shows less than it has: {peak} is not below {quantity}"
-        if 100 * peak < quantity:
-            return f"shows at least 1 % of what it has: {peak} is less than that of {quantity}"
-        return ""
-
-    def _stop_would_trigger(self, side: Side, stop: int) -> Rejected:
-        assert self.last is not None
-        message = (
-            f"last, {format_price(self.last)}, has reached the stop {format_price(stop)}"
-            f" of this {side} order already"
-        )
-        return Rejected("stop_would_trigger", message, "R7")
-
     def check(self) -> None:
         """Assert the invariants; the AssertionError carries the state that breaks one."""
         self.book.check()
@@ -901,78 +845,6 @@ def _may_stay_open(command: NewOrder) -> bool:
     return bool(command.stop) or not is_immediate
 
 
-def _post_misfit(command: NewOrder) -> str:
-    """How the other options keep a post-only order from resting (R8); empty: they do not."""
-    if command.price == 0:
-        return "needs a price"
-    if command.stop:
-        return "cannot have a stop"
-    if command.tif in (_IOC, _FOK):
-        return f"cannot be {command.tif}"
-    return ""
-
-
-def _iceberg_misfit(command: NewOrder) -> str:
-    """How the other options keep an iceberg from resting (R9); empty: they do not."""
-    if command.price == 0:
-        return "needs a price"
-    if command.tif in (_IOC, _FOK):
-        return f"cannot be {command.tif}"
-    return ""
-
-
-def _auction_misfit(command: NewOrder) -> str:
-    """What keeps an order out of an auction (R10); empty: nothing."""
-    if not command.price:
-        return "a market order"
-    if command.tif in (_IOC, _FOK):
-        return f"an order with tif={command.tif}"
-    return "a post-only order" if command.post else ""
-
-
-def _amend_misfit(order: Order, *, price: int, stop: int) -> str:
-    """How an amend would make another kind of order of this one (R6); empty: it does not."""
-    if order.price and not price:
-        return "a limit order stays one: its price cannot become 0"
-    if price and not order.price:
-        return "a market order stays one: it cannot get a price"
-    if order.stop and not stop:
-        return "a waiting stop stays one: its stop cannot become 0"
-    if stop and not order.stop:
-        return "only a waiting stop has a stop"
-    return ""
-
-
 def _loses_priority(order: Order, *, quantity: int, price: int, stop: int) -> bool:
     """R6: only less quantity, at the same price and stop, keeps an order's place."""
     return price != order.price or stop != order.stop or quantity > order.quantity
-
-
-def _no_quantity() -> Rejected:
-    return Rejected("invalid_order", "the quantity must not be 0")
-
-
-def _too_valuable(quantity: int, price: int) -> Rejected:
-    message = (
-        f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
-        f" more than {format_price(MAX_ORDER_VALUE)}"
-    )
-    return Rejected("invalid_order", message)
-
-
-def _too_large(quantity: int, limit: int) -> Rejected:
-    message = f"{quantity} is more than the {limit} that one order may have"
-    return Rejected("max_quantity", message, "R16")
-
-
-def _percent(value: int) -> str:
-    """
-    >>> _percent(50_000), _percent(12_500)
-    ('5', '1.25')
-    """
-    return f"{value // 10_000}.{value % 10_000 // 100:02d}".rstrip("0").rstrip(".")
-
-
-def _order_not_found(command: Cancel | Amend) -> Rejected:
-    name = f"id={command.client_id}" if command.client_id else f"#{command.oid}"
-    return Rejected("order_not_found", f"owner {command.owner} has no open order {name}", "R13")

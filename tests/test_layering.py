@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.auction": (),
     "matching.settings": _matching("order"),
     "matching.limits": _matching("order"),
+    "matching.refusals": _matching("order events"),
     "matching.account": _matching("order limits book"),  # book: for the types of its places only
     "matching.book": _matching("order account"),
     "matching.stops": _matching("order account"),
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.scenario": _matching("events protocol"),
     "matching.conformance": _matching("order events protocol engine scenario"),
     "matching.engine": _matching(
-        "order events account auction book clientids limits settings stops"
+        "order events account auction book clientids limits refusals settings stops"
     ),
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),
