@@ -1,12 +1,14 @@
-"""A disk that fails when it is told to; and a matching server on one, as a program.
+"""A disk that fails, or has little space, when it is told to; and a matching server on one.
 
     EMTE_VAR=DIR python -O -m tests.matching.failing_disk -p 8888 -t intc
 
-is `matchingserver.py`, but the first call that `DIR/fails` names (append, sync, write_at) is EIO.
+is the program `matchingserver.py`, but the first call that `DIR/fails` names (append, sync or
+write_at) is EIO.
 """
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from matching.disk import SystemDisk, SystemFile
 
 
 class FailingFile:
-    """A real file, but one call of it fails when told to."""
+    """A real file, but it does what its disk was told to."""
 
     def __init__(self, file: SystemFile, disk: "FailingDisk") -> None:
         self._file = file
@@ -36,13 +38,20 @@ class FailingFile:
         self._disk.attempt("write_at")
         self._file.write_at(offset, data)
 
+    def free(self) -> int:
+        return self._disk.free
+
 
 class FailingDisk(SystemDisk):
-    """The machine's disk until `fails` names a call; `failures` counts what failed since."""
+    """The machine's disk until `fails` names a call; `failures` counts what failed since.
 
-    def __init__(self) -> None:
+    `free` is what it says that it has left, in bytes.
+    """
+
+    def __init__(self, *, free: int = sys.maxsize) -> None:
         self.fails = ""
         self.failures = 0
+        self.free = free
 
     def attempt(self, call: str) -> None:
         if call == self.fails:

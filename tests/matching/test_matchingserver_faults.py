@@ -19,6 +19,7 @@ import pytest
 
 from matching import client, signing
 from matching.config import Var, load_venue_key
+from matching.journal import durable_path, read_mark
 from tests.processes import ROOT, Process, running
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
@@ -86,6 +87,17 @@ def journal(var: Path) -> Path:
     return var / "journal" / "intc.log"
 
 
+def wait_until_sealed(var: Path) -> None:
+    """Until an idle server has nothing more to write."""
+
+    def is_sealed() -> bool:
+        text = journal(var).read_text()
+        mark = read_mark(durable_path(journal(var)))
+        return " tick s=" in text and mark is not None and mark.offset == len(text)
+
+    wait_until(is_sealed, "the seal of the journal and its mark")
+
+
 def verify(var: Path) -> str:
     """What the journal's own check says of it."""
     run = subprocess.run(
@@ -130,7 +142,7 @@ def test_an_input_output_error_ends_it_with_75_and_nobody_is_answered(
     with server(tmp_path, *optimize, *FAILING) as process:
         assert answered(process, tmp_path, "7:buy intc 1@50") == "1"
         assert b"bad_tick" in post(process, tmp_path, "7:buy intc 1@50.001")
-        wait_until(lambda: " tick s=" in journal(tmp_path).read_text(), "the seal of the journal")
+        wait_until_sealed(tmp_path)
         before = journal(tmp_path).read_bytes()
         (tmp_path / "fails").write_text(call)
         assert post(process, tmp_path, "7:buy intc 2@60") == b""
@@ -155,7 +167,7 @@ def test_a_file_at_its_limit_ends_it_with_75_and_what_was_half_written_is_cut_of
 ) -> None:
     with server(tmp_path, options=("--durability", durability)) as process:
         assert answered(process, tmp_path, "7:buy intc 1@50") == "1"
-        wait_until(lambda: " tick s=" in journal(tmp_path).read_text(), "the seal of the journal")
+        wait_until_sealed(tmp_path)
         limit = journal(tmp_path).stat().st_size + 20
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         assert post(process, tmp_path, "7:buy intc 2@60") == b""

@@ -13,36 +13,11 @@ from typing import Any
 import pytest
 
 from matching import groupcommit, server, signing
-from matching.disk import SystemDisk, SystemFile
 from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING
+from tests.matching.failing_disk import FailingDisk, FailingFile
 from tests.matching.serving import VENUE_KEY, Venue, run, until
 
 MIB = 1024 * 1024
-
-
-class NarrowFile:
-    """A real file on a file system of which the test says how much is free."""
-
-    def __init__(self, file: SystemFile, disk: "NarrowDisk") -> None:
-        self._file = file
-        self._disk = disk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def free(self) -> int:
-        return self._disk.free
-
-
-class NarrowDisk(SystemDisk):
-    def __init__(self, free: int) -> None:
-        self.free = free
-
-    def open(self, path: Path) -> Any:
-        return NarrowFile(super().open(path), self)
-
-    def create(self, path: Path) -> Any:
-        return NarrowFile(super().create(path), self)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +53,7 @@ def test_a_server_short_of_space_says_so_and_takes_orders_again_when_there_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "matchingserver")
-    disk = NarrowDisk(SPACE_FOR_ORDERS)
+    disk = FailingDisk(free=SPACE_FOR_ORDERS)
 
     async def scenario(venue: Venue) -> None:
         assert (await health(venue))["alarms"] == []
@@ -112,7 +87,7 @@ def test_a_server_short_of_space_says_so_and_takes_orders_again_when_there_is(
 def test_with_next_to_no_space_the_market_halts_by_itself_and_everybody_sees_it(
     tmp_path: Path,
 ) -> None:
-    disk = NarrowDisk(SPACE_FOR_TRADING)
+    disk = FailingDisk(free=SPACE_FOR_TRADING)
 
     async def scenario(venue: Venue) -> None:
         watcher = await venue.log_in()
@@ -138,31 +113,23 @@ def test_a_server_that_starts_without_space_is_halted_before_it_serves(tmp_path:
         assert (await venue.query())["phase"] == "halted"
         assert len((await health(venue))["alarms"]) == 2
 
-    run(tmp_path, scenario, disk=NarrowDisk(0))
+    run(tmp_path, scenario, disk=FailingDisk(free=0))
 
 
 def test_how_much_is_free_is_not_asked_in_the_way_of_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class SlowDisk(NarrowDisk):
-        asked = 0
-
-    disk = SlowDisk(SPACE_FOR_ORDERS)
+    asked = []
     monkeypatch.setattr(groupcommit, "SPACE_SECONDS", 60.0)
-
-    def free(file: NarrowFile) -> int:
-        disk.asked += 1
-        return disk.free
-
-    monkeypatch.setattr(NarrowFile, "free", free)
+    monkeypatch.setattr(FailingFile, "free", lambda file: asked.append(file) or SPACE_FOR_ORDERS)
 
     async def scenario(venue: Venue) -> None:
         session = await venue.log_in(7)
         for _ in range(20):
             await session.send("buy 1@50")
-        assert disk.asked == 1, "at the start"
+        assert len(asked) == 1, "at the start"
 
-    run(tmp_path, scenario, disk=disk)
+    run(tmp_path, scenario, disk=FailingDisk())
 
 
 def journal(folder: Path) -> str:
@@ -284,7 +251,7 @@ def test_a_rejected_file_that_cannot_be_written_slows_and_stops_nobody(
 
 
 def test_the_last_of_the_space_is_the_journals(tmp_path: Path) -> None:
-    disk = NarrowDisk(SPACE_FOR_TRADING)
+    disk = FailingDisk(free=SPACE_FOR_TRADING)
 
     async def scenario(venue: Venue) -> None:
         session = await venue.log_in(7)
