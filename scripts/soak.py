@@ -47,7 +47,7 @@ from matching import config, exits
 from matching.client import Away, Client, Unanswered
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
-from matching.journal import durable_path, settled_path
+from matching.journal import JournalDamaged, durable_path, settled_path
 from matching.pidfile import read_pid
 from scripts.cluster import Cluster, running_cluster
 from scripts.serve import Signals, migrate, read_mark, require_free_port
@@ -61,8 +61,8 @@ It writes into the folder that --var names, or else into a new one, which it rem
 On PostgreSQL ($EMTE_DATABASE) give it a database of its own: it ends all connections to it. With
 --cluster it makes a PostgreSQL of its own, and kills that too.
 
-exit codes: 0 all came back and nothing differs, 1 something did not, 2 usage, 69 the port is taken,
-78 var/ or the database's address is not good
+exit codes: 0 all came back and nothing differs, 1 something did not, 2 usage, 69 the port is taken
+or --cluster finds no PostgreSQL, 78 var/ or the database's address is not good
 
 examples:
   python scripts/soak.py                                    ten minutes, four tickers
@@ -541,7 +541,7 @@ class Soak:
         self._waiting.append(kill)
 
     async def _wait_for_orders_under_way(self, kind: Kind) -> None:
-        """Let the kill fall into an order's way: of a form, or past the platform, as is killed."""
+        """Let the kill fall while an order is on its way: through the platform, if that is hit."""
         is_platform = kind in (Kind.WEB, *_ON_POSTGRES)
         witnesses = [each for each in self._witnesses if each.way.is_platform == is_platform]
         witness = self._dice.choice(witnesses)
@@ -707,7 +707,7 @@ def _soak(
     )
     try:
         asyncio.run(soak.run(seconds=arguments.minutes * 60, rounds=arguments.rounds))
-    except (Fatal, database.DatabaseAway) as error:
+    except (Fatal, database.DatabaseAway, JournalDamaged) as error:
         soak.defects.append(str(error))
     finally:
         soak.finish()
