@@ -202,8 +202,8 @@ def _make(var: Var, uri: str, folder: Path) -> str:
     runs = len({path.parent for path in ended})
     what = "SQLite" if is_sqlite else "PostgreSQL"
     return (
-        f"{megabytes:.1f} MB, the {what} database, {len(journals)} journals with {records} records,"
-        f" {runs} ended runs"
+        f"{megabytes:.2f} MB; the {what} database, {records} records of {len(journals)} products,"
+        f" ended runs: {runs}"
     )
 
 

@@ -132,10 +132,10 @@ def restore(var: Var, uri: str, path: Path, *, is_forced: bool) -> None:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _move(aside / names[0], target)
             sync_folder(target.parent)
-    journals = sum(name.startswith("journal/") and name.endswith(".log") for name in names)
-    ended = sum(name.startswith("runs/") and name.endswith(".log") for name in names)
-    keys = ", ".join(name for name in names if "/" not in name)
-    say(f"restored from {path}: {keys}, {journals} journals, {ended} of ended runs")
+    logs = [name for name in names if name.endswith(".log")]
+    ended = sum(name.startswith("runs/") for name in logs)
+    others = ", ".join(name for name in names if "/" not in name)
+    say(f"restored from {path}: {others}; journals: {len(logs) - ended}, of ended runs: {ended}")
     if "emte.toml" in names:
         say(
             f"the settings are in {var.root / 'emte.toml'}: programs read it where they are started"

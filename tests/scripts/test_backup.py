@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -430,6 +431,22 @@ def test_without_pg_dump_it_says_what_to_install(
 def test_a_database_without_tables_is_none_of_ours(var: Var, tmp_path: Path) -> None:
     code, message = refused(var, tmp_path / "a.tgz")
     assert (code, message) == (ExitCode.CONFIGURATION, "the database has no tables of EMTE's")
+
+
+@only_sqlite
+def test_a_killed_one_leaves_the_old_one(var: Var, db: DAL, tmp_path: Path) -> None:
+    trade(var)
+    path = back_up(var, tmp_path / "a.tgz")
+    before = path.read_bytes()
+    killed = (
+        "import os, signal; from scripts import backup;"
+        " backup.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        " backup.main()"
+    )
+    with running("-c", killed, "--force", str(path), var=var.root) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert back_up(var, path, is_forced=True).stat().st_size > 0
 
 
 @only_sqlite
