@@ -92,16 +92,15 @@ def _begin(db: DAL, header: Header, run: int | None) -> bool:
         return run is not None
     lock_row(db, "log_position", found[0][0])
     start = beginning(header)
-    place = Place.at_header(header)
     execute(
         db,
         'UPDATE log_position SET seq = ?, "offset" = ?, batch = ?, h = ?,'
-        f" {', '.join(f'{name} = ?' for name in Place.FIELDS)} WHERE id = ?",
+        f" {', '.join(f'{name} = ?' for name in Place.__struct_fields__)} WHERE id = ?",
         start.seq,
         start.offset,
         start.batch,
         start.chain,
-        *place.values(),
+        *msgspec.structs.astuple(Place.at_header(header)),
         found[0][0],
     )
     if run is not None:

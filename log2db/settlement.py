@@ -76,33 +76,23 @@ class Fenced(Exception):
     """Somebody else has moved this journal's place in the database."""
 
 
-class Place:
+class Place(msgspec.Struct, gc=False):
     """What a journal's row of `log_position` says of the market, beside how far it goes.
 
     `auction`: what was collected is not uncrossed yet (R10).
     """
 
-    FIELDS = ("time", "maker_fee", "taker_fee", "band", "last", "auction")
-    __slots__ = FIELDS
-
-    def __init__(
-        self, time: int, maker_fee: int, taker_fee: int, band: int, last: int, auction: str
-    ) -> None:
-        self.time = time
-        self.maker_fee = maker_fee
-        self.taker_fee = taker_fee
-        self.band = band
-        self.last = last
-        self.auction = auction
+    time: int
+    maker_fee: int
+    taker_fee: int
+    band: int
+    last: int
+    auction: str
 
     @classmethod
     def at_header(cls, header: Header) -> "Place":
         """The market before the first record."""
         return cls(0, 0, 0, 0, header.reference, "F")
-
-    def values(self) -> list[int | str]:
-        """In the order of FIELDS."""
-        return [getattr(self, name) for name in self.FIELDS]
 
     def change(self, settings: Mapping[str, int]) -> None:
         """Take in a `set`."""
@@ -125,65 +115,34 @@ class Step(msgspec.Struct, frozen=True):
     after: Position
 
 
-class OrderRow:
-    """What changes of an order's row.
+class OrderRow(msgspec.Struct, gc=False):
+    """What changes of an order's row, in the order of _ORDER_CHANGES.
 
     `id` is the row's; 0: it is still to be made, and `fixed` are its other columns.
     """
 
-    __slots__ = (
-        "filled",
-        "fixed",
-        "id",
-        "modified_on",
-        "price",
-        "quantity",
-        "reason",
-        "status",
-        "stop",
-        "triggered_on",
-    )
+    quantity: int
+    price: int
+    stop: int
+    status: str
+    filled: int = 0
+    reason: str = ""
+    triggered_on: int = 0
+    modified_on: int = 0
+    id: int = 0
+    fixed: tuple[object, ...] = ()
 
-    def __init__(
-        self,
-        quantity: int,
-        price: int,
-        stop: int,
-        status: str,
-        filled: int = 0,
-        reason: str = "",
-        triggered_on: int = 0,
-        modified_on: int = 0,
-        *,
-        id: int = 0,
-        fixed: tuple[object, ...] = (),
-    ) -> None:
-        self.quantity = quantity
-        self.price = price
-        self.stop = stop
-        self.status = status
-        self.filled = filled
-        self.reason = reason
-        self.triggered_on = triggered_on
-        self.modified_on = modified_on
-        self.id = id
-        self.fixed = fixed
+    def fill(self, quantity: int) -> None:
+        """Take in a trade."""
+        self.filled += quantity
+        self.status = FILLED if self.filled >= self.quantity else PARTIALLY_FILLED
 
-    def changing(self) -> tuple[object, ...]:
-        """In the order of _ORDER_CHANGES."""
-        return (
-            self.quantity,
-            self.price,
-            self.stop,
-            self.status,
-            self.filled,
-            self.reason,
-            self.triggered_on,
-            self.modified_on,
-        )
+    def changes(self) -> tuple[object, ...]:
+        """What stands in the columns of _ORDER_CHANGES, and the row's id."""
+        return msgspec.structs.astuple(self)[:-1]
 
 
-class Holding:
+class Holding(msgspec.Struct, gc=False):
     """An owner's shares and their cost as the database has them, and the cash that is new to it.
 
     `cost` is what the shares held cost, or what those owed brought in; it is taken back in
@@ -196,13 +155,10 @@ class Holding:
     (-4, 440, 1580)
     """
 
-    __slots__ = ("changed", "cost", "new_cash", "shares")
-
-    def __init__(self, shares: int = 0, cost: int = 0) -> None:
-        self.shares = shares
-        self.cost = cost
-        self.new_cash = 0
-        self.changed = False
+    shares: int = 0
+    cost: int = 0
+    new_cash: int = 0
+    changed: bool = False
 
     def pay(self, amount: int) -> None:
         """Take in a fee; negative: get one."""
@@ -332,14 +288,15 @@ class _Fold:
         self.place = Place(
             *rows(
                 db,
-                f"SELECT {', '.join(Place.FIELDS)} FROM log_position"
+                f"SELECT {', '.join(Place.__struct_fields__)} FROM log_position"
                 " WHERE ticker = ? AND lineage = ?",
                 *self.key,
             )[0]
         )
         oids, owners = _touched(records)
         self.orders = self._stored_orders(db, oids)
-        self.holdings = self._stored_holdings(db, owners)
+        self.holdings = {owner: Holding() for owner in owners}
+        self.holdings |= self._stored_holdings(db, owners)
         self.matches: list[tuple[object, ...]] = []
 
     def take(self, record: Record, at: int) -> None:
@@ -373,8 +330,8 @@ class _Fold:
 
     def write(self, db: DAL) -> None:
         """Write what was folded: each row once."""
-        new = [row.fixed + row.changing() for row in self.orders.values() if not row.id]
-        changed = [(*row.changing(), row.id) for row in self.orders.values() if row.id]
+        new = [row.fixed + row.changes()[:-1] for row in self.orders.values() if not row.id]
+        changed = [row.changes() for row in self.orders.values() if row.id]
         insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
         update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed)
         insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
@@ -413,17 +370,14 @@ class _Fold:
             buyer_fee, seller_fee = (
                 (taker_fee, maker_fee) if buyer_takes else (maker_fee, taker_fee)
             )
-            self._holding(trade.buyer).pay(buyer_fee)
-            self._holding(trade.seller).pay(seller_fee)
-            self._holding(HOUSE).pay(-buyer_fee - seller_fee)
+            self.holdings[trade.buyer].pay(buyer_fee)
+            self.holdings[trade.seller].pay(seller_fee)
+            self.holdings[HOUSE].pay(-buyer_fee - seller_fee)
         if trade.buyer != trade.seller:  # who trades with himself has what he had
-            self._holding(trade.buyer).trade(trade.quantity, -value)
-            self._holding(trade.seller).trade(-trade.quantity, value)
-        for oid in (trade.buy_oid, trade.sell_oid):
-            row = self._changed(oid, record)
-            row.filled += trade.quantity
-            done = row.filled >= row.quantity
-            row.status = FILLED if done else PARTIALLY_FILLED
+            self.holdings[trade.buyer].trade(trade.quantity, -value)
+            self.holdings[trade.seller].trade(-trade.quantity, value)
+        self._changed(trade.buy_oid, record).fill(trade.quantity)
+        self._changed(trade.sell_oid, record).fill(trade.quantity)
         self.matches.append(
             (
                 *self.key,
@@ -435,7 +389,7 @@ class _Fold:
                 trade.seller,
                 trade.buy_oid,
                 trade.sell_oid,
-                str(trade.taker) if trade.taker is not None else "none",
+                "none" if trade.taker is None else str(trade.taker),
                 buyer_fee,
                 seller_fee,
                 record.time,
@@ -475,21 +429,15 @@ class _Fold:
         row.modified_on = record.time
         return row
 
-    def _holding(self, owner: int) -> Holding:
-        holding = self.holdings.get(owner)
-        if holding is None:
-            holding = self.holdings[owner] = Holding()
-        return holding
-
     def _stored_orders(self, db: DAL, oids: set[int]) -> dict[int, OrderRow]:
         found = rows_among(
             db,
-            "SELECT oid, id, quantity, price, stop_price, status, filled, reason, triggered_on"
-            " FROM buy_sell_order WHERE ticker = ? AND lineage = ? AND oid",
+            f"SELECT oid, {_ORDER_CHANGES}, id FROM buy_sell_order"
+            " WHERE ticker = ? AND lineage = ? AND oid",
             *self.key,
             among=oids,
         )
-        return {oid: OrderRow(*row, id=id) for oid, id, *row in found}
+        return {oid: OrderRow(*row) for oid, *row in found}
 
     def _stored_holdings(self, db: DAL, owners: set[int]) -> dict[int, Holding]:
         found = rows_among(
@@ -525,7 +473,7 @@ def _touched(records: Sequence[Record]) -> tuple[set[int], set[int]]:
 def _move(
     db: DAL, header: Header, before: Position, after: Position, place: Place, *, closed: bool
 ) -> None:
-    changes = ", ".join(f"{name} = ?" for name in Place.FIELDS)
+    changes = ", ".join(f"{name} = ?" for name in Place.__struct_fields__)
     moved = execute(
         db,
         f'UPDATE log_position SET seq = ?, "offset" = ?, batch = ?, h = ?, {changes}'
@@ -534,7 +482,7 @@ def _move(
         after.offset,
         after.batch,
         after.chain,
-        *place.values(),
+        *msgspec.structs.astuple(place),
         header.ticker,
         header.lineage,
         before.seq,
