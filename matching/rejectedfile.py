@@ -54,20 +54,26 @@ class RejectedFile:
     def __init__(self, journal: Path) -> None:
         self.problem = ""
         """Why what was to be written last was not; empty: it was."""
-        self.left_out = 0
-        """Rejections that were not written."""
         self._path = rejected_path(journal)
         self._queue: SimpleQueue[Sequence[Rejection] | None] = SimpleQueue()
+        # Each is counted by one thread alone.
         self._given = 0
+        self._not_given = 0
         self._taken = 0
+        self._not_written = 0
         self._handle = -1
         self._size = 0
         self._thread: threading.Thread | None = None
 
+    @property
+    def left_out(self) -> int:
+        """Rejections that were not written."""
+        return self._not_given + self._not_written
+
     def write(self, rejections: Sequence[Rejection]) -> None:
         """Have them written, if not too many wait already."""
         if self._given - self._taken + len(rejections) > WAITING_LIMIT:
-            self.left_out += len(rejections)
+            self._not_given += len(rejections)
             return
         self._given += len(rejections)
         self._queue.put(rejections)
@@ -92,7 +98,7 @@ class RejectedFile:
             self._append(b"".join(map(format_rejection, rejections)))
             self.problem = ""
         except OSError as error:
-            self.left_out += len(rejections)
+            self._not_written += len(rejections)
             self.problem = f"{self._path} cannot be written: {error.strerror or error}"
             self._let_go()
         self._taken += len(rejections)

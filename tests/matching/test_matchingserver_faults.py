@@ -162,6 +162,23 @@ def test_an_input_output_error_ends_it_with_75_and_nobody_is_answered(
 
 
 @pytest.mark.parametrize("durability", ["fsync", "write"])
+@pytest.mark.parametrize("call", ["append", "sync"])
+def test_a_disk_that_fails_while_it_stops_ends_it_with_75_too(
+    tmp_path: Path, call: str, durability: str
+) -> None:
+    with server(tmp_path, *FAILING, options=("--durability", durability)) as process:
+        assert answered(process, tmp_path, "7:buy intc 1@50") == "1"
+        (tmp_path / "aside").write_text(call)
+        (tmp_path / "aside").rename(tmp_path / "fails")
+        assert process.terminate() == 75  # at the last seal, if not at one before
+        assert "cannot be written: Input/output error" in last_line(process)
+    with server(tmp_path) as process:
+        assert answered(process, tmp_path, "7:buy intc 3@70") == "2"
+        assert process.terminate() == 0
+    verify(tmp_path)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "write"])
 def test_a_file_at_its_limit_ends_it_with_75_and_what_was_half_written_is_cut_off(
     tmp_path: Path, durability: str
 ) -> None:
