@@ -32,7 +32,7 @@ from matching.config import Var
 from matching.console import say
 from matching.disk import SystemDisk, SystemFile, sync_folder
 from matching.exchange import SPACE_FOR_ORDERS
-from matching.exits import ExitCode, Fatal
+from matching.exits import ExitCode, Fatal, code_of
 from matching.journal import (
     HEADER_LIMIT,
     Header,
@@ -137,7 +137,7 @@ def back_up(var: Var, uri: str, path: Path, *, is_forced: bool) -> None:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise Fatal(ExitCode.DISK, f"{where}{error.strerror or error}; no backup") from error
+        raise Fatal(code_of(error), f"{where}{error.strerror or error}; no backup") from error
     say(f"{path}: {sentence}")
 
 
@@ -148,9 +148,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     except OSError as error:
-        raise Fatal(
-            ExitCode.CONFIGURATION, f"cannot write in {parent}: {error.strerror}"
-        ) from error
+        raise Fatal(code_of(error), f"cannot write in {parent}: {error.strerror}") from error
     try:
         yield folder
     finally:

@@ -26,7 +26,7 @@ from matching import config, exits, recovery
 from matching.config import Var
 from matching.console import say
 from matching.disk import sync_folder
-from matching.exits import ExitCode, Fatal
+from matching.exits import ExitCode, Fatal, code_of
 from matching.journal import JournalDamaged, UnknownJournal
 from matching.pidfile import running
 from scripts import archive
@@ -86,7 +86,7 @@ def _main() -> None:
         raise Fatal(ExitCode.UNAVAILABLE, f"the database is away: {away}") from away
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise Fatal(ExitCode.DISK, f"{where}{error.strerror or error}") from error
+        raise Fatal(code_of(error), f"{where}{error.strerror or error}") from error
 
 
 def _require_idle(var: Var) -> None:
