@@ -8,6 +8,7 @@ long is told of in a line of the log, and that is all: the next start replays mo
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ CHILD_SECONDS = 600.0
 """How long a child may take in all."""
 
 STOP_REPLAY_SECONDS = 1.0
-STOP_CHILD_SECONDS = 2.5
+STOP_CHILD_SECONDS = 3.0
 """The same at a stop: who supervises a server gives it 5 s to end."""
 
 _POLL_SECONDS = 0.02
@@ -162,5 +163,10 @@ def _run(command: list[str], seconds: float, stop: threading.Event) -> _Taken | 
     if child.returncode:
         reason = errors.strip().rpartition("\n")[2]
         raise _Failed(reason or f"its process ended with {child.returncode}")
-    seq, digest, size = output.split(" ")
-    return _Taken(int(seq), digest, int(size))
+    match = _PRINTED.fullmatch(output)
+    if match is None:
+        raise _Failed(f"its process printed {output[:80]!r}")
+    return _Taken(int(match[1]), match[2], int(match[3]))
+
+
+_PRINTED = re.compile(r"([0-9]+) ([0-9a-f]{32}) ([0-9]+)\n")

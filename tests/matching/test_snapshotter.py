@@ -140,6 +140,22 @@ def test_a_child_that_takes_too_long_is_ended(
     assert len(checks(tmp_path)) == 1, "the one at the stop"
 
 
+def test_a_child_that_prints_something_else_took_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected_errors: list[Any]
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    async def scenario(venue: Venue) -> None:
+        await trade(venue, 2)
+
+    run(tmp_path, scenario, snapshot_records=1000)
+    messages = [record.getMessage() for record in expected_errors]
+    assert messages == [r"no snapshot of intc.log was taken: its process printed 'hello\n'"]
+
+
 async def send_some(process: Process, var: Path, count: int) -> list[int]:
     """Orders with ids over a session of the venue; the oids that were acknowledged."""
     port = process.wait_for_line(r"listening on \S+:(\d+),")[1]
