@@ -7,6 +7,7 @@ a last seal, the sockets close with 1001, and a last snapshot.
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import math
@@ -135,6 +136,14 @@ class HttpServer(HTTPServer):
             return
         super().handle_stream(stream, address)
 
+    def on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The machine may be out of files all the same: say that once, not at every attempt."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            self.last_turned_away = time.monotonic()
+        else:
+            loop.default_exception_handler(context)
+
 
 class Server:
     """A product being served: exchange, group commit, fan-out and the connections."""
@@ -218,7 +227,9 @@ class Server:
         self.fanout.start()
         for timer in self._timers:
             timer.start()
-        self._committing = asyncio.get_running_loop().create_task(self.commit.run())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._http.on_loop_exception)
+        self._committing = loop.create_task(self.commit.run())
 
     async def ended(self) -> None:
         """Wait until `stop` is done. DiskFailed; whatever else is raised is a bug of ours."""

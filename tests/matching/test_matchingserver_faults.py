@@ -360,6 +360,21 @@ def test_connections_beyond_its_open_files_are_turned_away_and_those_it_has_go_o
         assert process.terminate() == 0
 
 
+def test_a_machine_without_a_file_for_it_keeps_connections_waiting_and_says_so_once(
+    tmp_path: Path,
+) -> None:
+    with server(tmp_path) as process:
+        limit = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (10, limit[1]))
+        with connected(port_of(process)) as waiting:
+            waiting.sendall(request(tmp_path, "7:buy intc 1@50"))
+            process.wait_for_line("WARNING connections are turned away")
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limit)
+            assert b" 200 OK" in waiting.recv(65536)
+        assert len(process.lines) < 10
+        assert process.terminate() == 0
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Whether the other side has closed it."""
     connection.setblocking(False)
