@@ -15,8 +15,9 @@ import msgspec
 
 from matching.order import HOUSE, PRICE_SCALE, format_price
 
-OFF = 10**18
-"""What a limit that is off is compared as: nothing is larger."""
+OFF = 10**30
+"""What a limit that is off is compared as: nothing is larger, not even a quantity of 12 digits
+times a price of 13."""
 
 DEFAULTS = {
     "max_quantity": 1_000_000,
