@@ -94,10 +94,11 @@ class Snapshotter:
 
     async def take_last(self) -> None:
         """The last one, of a server that stops: all is durable, and nobody waits any more."""
+        records, self._records = self._records, 0  # `look` begins no other from now on
         self.end()
         if self._taking is not None:
             await self._taking
-        if self._records:
+        if records:
             self._stop = threading.Event()
             await self._take(replay_seconds=STOP_REPLAY_SECONDS, child_seconds=STOP_CHILD_SECONDS)
 

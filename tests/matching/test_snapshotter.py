@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,39 @@ def test_a_server_that_stops_takes_one_and_the_next_begins_with_it(tmp_path: Pat
         assert int(process.wait_for_line(words)[1]) == seq + 2
         assert process.terminate() == 0
     assert len(checks(tmp_path)) == 2
+
+
+def test_no_other_is_begun_while_the_last_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def take(*_: object) -> None:
+        running.release()
+        go_on.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(snapshotter, "_run", take)
+
+    async def scenario() -> None:
+        taker = snapshotter.Snapshotter(
+            tmp_path / "intc.log",
+            last_seq=0,
+            records=1,
+            seconds=0,
+            seq=lambda: 10,
+            on_taken=lambda seq, digest: None,
+        )
+        last = asyncio.create_task(taker.take_last())
+        await asyncio.to_thread(running.acquire, timeout=PATIENCE_SECONDS)
+        taker.look()
+        await asyncio.sleep(0)
+        go_on.set()
+        await last
+        await asyncio.sleep(0.1)
+        assert not running.acquire(blocking=False), "another one was begun"
+
+    asyncio.run(scenario())
 
 
 def test_a_server_told_to_take_none_takes_none(tmp_path: Path) -> None:
