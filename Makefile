@@ -33,6 +33,7 @@ simulate: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@$(BIN)/python benchmarks/recovery.py $(RECOVERY)
 	@$(BIN)/python benchmarks/settlement.py $(SETTLEMENT)
 
 soak: $(VENV)/.ready

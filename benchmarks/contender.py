@@ -21,7 +21,7 @@ import struct
 import sys
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,17 +58,29 @@ def obey(prepare: Callable[[list[Command], list[Command]], Contender]) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("filling", type=int)
     arguments = parser.parse_args()
-    commands = [_parse(line) for line in arguments.file.read_text("ascii").splitlines()]
+    commands = list(read_commands(arguments.file))
     contender = prepare(commands[: arguments.filling], commands[arguments.filling :])
     answers: dict[str, Callable[[], object]] = {
         "tape": lambda: tape(contender.fills()),
-        "time": lambda: _without_collection(contender.seconds),
-        "p99": lambda: _without_collection(contender.p99),
+        "time": lambda: without_collection(contender.seconds),
+        "p99": lambda: without_collection(contender.p99),
         "memory": lambda: _bytes_an_order(contender, contender.run),
         "memory_filled": lambda: _bytes_an_order(contender, contender.fill),
     }
+    answer(answers)
+
+
+def answer(answers: Mapping[str, Callable[[], object]]) -> None:
+    """Answer each line of stdin, a JSON value a line, until it ends."""
     for line in sys.stdin:
         print(json.dumps(answers[line.strip()]()), flush=True)
+
+
+def read_commands(file: Path) -> Iterator[Command]:
+    """The commands in a file, one text a line."""
+    with file.open(encoding="ascii") as lines:
+        for line in lines:
+            yield _parse(line.rstrip("\n"))
 
 
 def _parse(text: str) -> Command:
@@ -87,6 +99,15 @@ def tape(fills: Iterable[Fill]) -> dict[str, int]:
         notional += price * quantity
         checksum = zlib.crc32(struct.pack("<4q", *fill), checksum)
     return {"trades": trades, "volume": volume, "notional": notional, "crc32": checksum}
+
+
+def standing_orders(orders: Iterable[tuple[int, int, int, int]]) -> dict[str, int]:
+    """The same of the orders in a book, in order: number, owner, price, open quantity."""
+    number = checksum = 0
+    for order in orders:
+        number += 1
+        checksum = zlib.crc32(struct.pack("<4q", *order), checksum)
+    return {"orders": number, "crc32": checksum}
 
 
 def percentile_99(nanoseconds: list[int]) -> float:
@@ -112,7 +133,8 @@ def _bytes_an_order(contender: Contender, build: Callable[[], object]) -> float:
         tracemalloc.stop()
 
 
-def _without_collection(measure: Callable[[], float]) -> float:
+def without_collection(measure: Callable[[], float]) -> float:
+    """What `measure` answers, garbage collection being off."""
     gc.collect()
     gc.disable()
     try:

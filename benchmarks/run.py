@@ -43,10 +43,10 @@ EXAMPLES = """examples:
 class Contestant:
     """The process of one engine; `ask` sends it a line and waits for the answer."""
 
-    def __init__(self, python: Path, script: str, commands: Path, filling: int) -> None:
+    def __init__(self, python: Path, script: str, *arguments: object) -> None:
         self._script = script
         self._process = subprocess.Popen(
-            [str(python), str(ROOT / "benchmarks" / script), str(commands), str(filling)],
+            [str(python), str(ROOT / "benchmarks" / script), *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -69,8 +69,9 @@ class Contestant:
 
 
 @contextmanager
-def contestant(python: Path, script: str, commands: Path, filling: int) -> Iterator[Contestant]:
-    process = Contestant(python, script, commands, filling)
+def contestant(python: Path, script: str, *arguments: object) -> Iterator[Contestant]:
+    """Start a script of this folder; it is ended behind the block."""
+    process = Contestant(python, script, *arguments)
     try:
         yield process
     finally:
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ours = stack.enter_context(contestant(Path(sys.executable), "ours.py", file, filling))
         if options.ours:
             print(_trades(ours.ask("tape")))
-            print(_rate("EMTE", operations, [_number(ours, "time") for _ in range(pairs)]))
+            print(_rate("EMTE", operations, [number(ours, "time") for _ in range(pairs)]))
             return
         yardstick = stack.enter_context(contestant(BENCH_PYTHON, "yardstick.py", file, filling))
         bare = stack.enter_context(contestant(Path(sys.executable), "bare.py", file, filling))
@@ -134,19 +135,17 @@ def compare(
     print("       enter or cancel of a book without owners, events and rules (bare.py);")
     print("       all in CPython, processor time, garbage collection off, in turn; not the filling")
     everyone = (ours, yardstick, bare)
-    times = [tuple(_number(each, "time") for each in everyone) for _ in range(pairs)]
-    slowest = [tuple(_number(each, "p99") for each in (ours, yardstick)) for _ in range(pairs)]
+    times = [tuple(number(each, "time") for each in everyone) for _ in range(pairs)]
+    slowest = [tuple(number(each, "p99") for each in (ours, yardstick)) for _ in range(pairs)]
     for name, column in zip(("EMTE", YARDSTICK, BARE), zip(*times, strict=True), strict=True):
         print(_rate(name, operations, column))
-    print(_ratio("EMTE is", [theirs / our for our, theirs, _ in times], "as fast"))
-    print(_ratio(f"the {BARE} is", [theirs / its for _, theirs, its in times], "as fast"))
+    print(ratio("EMTE is", [theirs / our for our, theirs, _ in times], "as fast"))
+    print(ratio(f"the {BARE} is", [theirs / its for _, theirs, its in times], "as fast"))
     p99 = statistics.median(our for our, _ in slowest)
-    print(
-        _ratio(f"p99 ({p99:.1f} µs) is", [our / theirs for our, theirs in slowest], "the other's")
-    )
+    print(ratio(f"p99 ({p99:.1f} µs) is", [our / theirs for our, theirs in slowest], "the other's"))
     for moment, question in (("memory", "memory"), ("memory, once filled,", "memory_filled")):
-        held, other_held = _number(ours, question), _number(yardstick, question)
-        print(_ratio(f"{moment} is", [held / other_held], "the other's"), end="")
+        held, other_held = number(ours, question), number(yardstick, question)
+        print(ratio(f"{moment} is", [held / other_held], "the other's"), end="")
         print(f": {held:.0f} bytes an order beside its command, the other {other_held:.0f}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
 
@@ -193,7 +192,7 @@ def _mend_type_statements() -> None:
     assert mended == 2, f"{YARDSTICK} has {mended} type statements, not 2"
 
 
-def _number(contender: Contestant, question: str) -> float:
+def number(contender: Contestant, question: str) -> float:
     answer = contender.ask(question)
     assert isinstance(answer, float)
     return answer
@@ -207,7 +206,7 @@ def _rate(name: str, operations: int, seconds: Sequence[float]) -> str:
     )
 
 
-def _ratio(what: str, ratios: Sequence[float], times_what: str) -> str:
+def ratio(what: str, ratios: Sequence[float], times_what: str) -> str:
     spread = f"   ({len(ratios)} pairs: {min(ratios):.2f} to {max(ratios):.2f})"
     text = f"{what:24} {statistics.median(ratios):9.2f} times {times_what}"
     return text + spread if len(ratios) > 1 else text

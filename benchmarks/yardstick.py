@@ -6,7 +6,7 @@ away.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from matching_engine import CancelOrder, NewOrder, OrderType, SequencedCommand, Side, TimeInForce
 from matching_engine.engine import MatchingEngine
@@ -16,26 +16,29 @@ from benchmarks.contender import Fill, obey, percentile_99
 from matching import order as emte
 
 
-class Yardstick:
-    def __init__(self, filling: list[emte.Command], commands: list[emte.Command]) -> None:
-        self._seq = self._oid = 0
-        self._filling = [self._prepare(command) for command in filling]
-        self._prepared = [self._prepare(command) for command in commands]
-
-    def _prepare(self, command: emte.Command) -> SequencedCommand:
-        self._seq += 1
+def prepare(commands: Iterable[emte.Command]) -> Iterator[SequencedCommand]:
+    """Its own commands, numbered from 1 on, and their orders likewise."""
+    oid = 0
+    for seq, command in enumerate(commands, start=1):
         if isinstance(command, emte.Cancel):
-            return SequencedCommand(self._seq, self._seq, CancelOrder(command.oid, command.owner))
+            yield SequencedCommand(seq, seq, CancelOrder(command.oid, command.owner))
+            continue
         assert isinstance(command, emte.NewOrder)
-        self._oid += 1
+        oid += 1
         side = Side.BUY if command.side is emte.Side.BUY else Side.SELL
-        order = NewOrder(self._oid, command.owner, side, command.price, command.quantity)
+        order = NewOrder(oid, command.owner, side, command.price, command.quantity)
         if command.price == 0:
             order = NewOrder(
-                *(self._oid, command.owner, side, 0, command.quantity),
+                *(oid, command.owner, side, 0, command.quantity),
                 *(OrderType.MARKET, TimeInForce.IOC),
             )
-        return SequencedCommand(self._seq, self._seq, order)
+        yield SequencedCommand(seq, seq, order)
+
+
+class Yardstick:
+    def __init__(self, filling: list[emte.Command], commands: list[emte.Command]) -> None:
+        prepared = list(prepare([*filling, *commands]))
+        self._filling, self._prepared = prepared[: len(filling)], prepared[len(filling) :]
 
     def seconds(self) -> float:
         process = self.fill().process

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import recovery, run
 from benchmarks.contender import tape
 from benchmarks.ours import Ours
-from benchmarks.workload import MIXES, generate
+from benchmarks.recovery_ours import Recovery, told
+from benchmarks.workload import MIXES, TICK, TICKER, generate
 from matching import protocol
+from matching.engine import Engine
 from matching.exits import ExitCode, Fatal
 from matching.order import Cancel, NewOrder
 
@@ -85,6 +87,36 @@ def test_the_bare_book_trades_alike_where_nobody_meets_himself(mix: str, tmp_pat
         assert isinstance(told, dict)
         assert told["trades"] > 100
         assert bare.ask("tape") == told
+
+
+def test_a_journal_and_a_snapshot_of_it_are_recovered_to_the_orders_of_their_commands(
+    tmp_path: Path,
+) -> None:
+    flow = generate(MIXES["small"], operations=3_000)
+    commands = [*flow.filling, *(each for operation in flow.operations for each in operation)]
+    whole, snapshot = recovery.write_cases(tmp_path, iter(commands), records=2_000, tail=500)
+    assert (whole.snapshot_after, snapshot.snapshot_after) == (0, whole.commands)
+    assert 2_000 <= whole.replayed < 2_100
+    assert 500 <= snapshot.replayed < 600
+    for case in (whole, snapshot):
+        engine = Engine(TICKER, tick=TICK)
+        for command in commands[: case.commands]:
+            engine.apply(command, at=0)
+        recovered = Recovery(case.folder)
+        assert recovered.orders() == told(engine.book)
+        assert recovered.seconds() > 0
+
+
+def test_bench_prints_how_long_a_recovery_takes() -> None:
+    command = [sys.executable, "benchmarks/recovery.py", "--ours", "--quick"]
+    command += ["--records", "3000", "--tail", "300"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    for what in ("a journal of 3,0", "a snapshot and 3"):
+        assert re.search(
+            rf"^{what}\d\d records, [\d,]+ of them commands", done.stdout, re.MULTILINE
+        )
+    assert len(re.findall(r"^EMTE +[\d.]+ s +\(3 runs: ", done.stdout, re.MULTILINE)) == 2
 
 
 def test_without_pypi_there_is_one_clear_line_and_exit_69(

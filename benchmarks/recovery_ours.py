@@ -1,0 +1,66 @@
+"""EMTE's recovery under measurement: all of `open_journal`, with every check that a start makes.
+
+Timed: the header, the marks and the lock; of a snapshot both hashes, the form of its lines, and the
+chain of the journal before it; of each line that is replayed its CRC, numbers, place in the chain
+and form; `Engine.apply` of each command, and that its events are those that the journal tells;
+the last mark, written anew and synced. The journals lie in the page cache.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks.contender import answer, standing_orders, without_collection
+from benchmarks.workload import TICKER
+from matching.book import OrderBook
+from matching.disk import SystemDice, SystemDisk
+from matching.recovery import Recovered, open_journal
+
+
+class Recovery:
+    """Recovers the journal in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{TICKER}.log"
+
+    def seconds(self) -> float:
+        start = time.process_time()
+        recovered = self._recover()
+        seconds = time.process_time() - start
+        _close(recovered)
+        return seconds
+
+    def orders(self) -> dict[str, int]:
+        recovered = self._recover()
+        _close(recovered)
+        recovered.engine.check()
+        return told(recovered.engine.book)
+
+    def _recover(self) -> Recovered:
+        return open_journal(SystemDisk(), self._path, ticker=TICKER, dice=SystemDice())
+
+
+def told(book: OrderBook) -> dict[str, int]:
+    """The orders in a book, in few numbers."""
+    return standing_orders(
+        (order.oid, order.owner, order.price, order.open_quantity)
+        for side in (book.bids, book.asks)
+        for level in side
+        for order in level
+    )
+
+
+def _close(recovered: Recovered) -> None:
+    recovered.file.close()
+    recovered.mark_file.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="EMTE's recovery; see recovery.py")
+    parser.add_argument("folder", type=Path)
+    recovery = Recovery(parser.parse_args().folder)
+    answer({"time": lambda: without_collection(recovery.seconds), "orders": recovery.orders})
+
+
+if __name__ == "__main__":
+    main()
