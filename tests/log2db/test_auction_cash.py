@@ -5,21 +5,21 @@ that comes at that price ties up more than the limit said.
 """
 
 import random
+from collections import deque
 
+import msgspec
 import pytest
 
 from app.models import amends, intents, portfolio
 from app.models.amends import Change, Order
 from app.models.db import DAL, rows, transaction
 from app.models.intents import Request
-from app.models.products import Product
-from log2db.settlement import resume, settle, steps
+from log2db.__main__ import settle_rest
 from matching.config import Var
-from matching.disk import SystemDisk
-from matching.journal import read_batches
 from matching.order import Side, TimeInForce, format_price, parse_price
+from tests.app.models.test_portfolio import PRODUCT
 from tests.database import add_user
-from tests.log2db.journals import LINEAGE, START, JournalFile
+from tests.log2db.journals import LINEAGE, JournalFile
 
 AUCTIONS = 12
 
@@ -32,14 +32,7 @@ def journal(var: Var, db: DAL) -> JournalFile:
 
 
 def _settle(db: DAL, journal: JournalFile) -> None:
-    file = SystemDisk().open(journal.path)
-    with transaction(db, write=True):
-        position = resume(db, journal.header)
-    for step in steps(read_batches(file, journal.header, position)):
-        with transaction(db, write=True):
-            settle(db, journal.header, position, step, at=START)
-        position = step.after
-    file.close()
+    deque(settle_rest("intc", journal.path, db), maxlen=0)
 
 
 def _cash(db: DAL, owner: int = 1) -> portfolio.Cash:
@@ -122,20 +115,7 @@ def _add_product(db: DAL, *, band: int) -> None:
         db.product.insert(name="intc", band=band, created_by=1, modified_by=1, **urls)
 
 
-PRODUCT = Product(
-    id=1,
-    name="intc",
-    description="",
-    unit_price=1_000_000,
-    tick=100,
-    lot=1,
-    post_url="",
-    quote_url="",
-    ws_url="",
-    active=True,
-    allow_short=True,
-    band=50_000,
-)
+BANDED = msgspec.structs.replace(PRODUCT, band=50_000)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +132,7 @@ def test_a_new_order_counts_so_as_soon_as_market_or_database_know_of_the_auction
     wanted = Request(side=Side.SELL, quantity=10, price=1_000_000, client_id="web-1")
     market = {"bids": (), "last": 1_000_000, "is_auction": is_auction, "ts": 1, "at": 1}
     with transaction(db, write=True):
-        intent = intents.reserve(db, 1, PRODUCT, wanted, asks=(), **market)  # type: ignore[arg-type]
+        intent = intents.reserve(db, 1, BANDED, wanted, asks=(), **market)  # type: ignore[arg-type]
     assert format_price(intent.reserved) == reserved
     assert format_price(_cash(db).intents) == reserved
     if not is_settled:
@@ -168,7 +148,7 @@ def test_so_does_an_amend(db: DAL, journal: JournalFile) -> None:
         amends.reserve(
             db,
             1,
-            PRODUCT,
+            BANDED,
             order,
             Change(quantity=20),
             lineage=LINEAGE,
