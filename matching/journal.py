@@ -37,6 +37,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain as in_turn
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
@@ -348,6 +349,13 @@ def _tail(seq: int, batch: int) -> str:
     return f" s={seq} b={batch}"
 
 
+def _seal_all(lines: list[str], first_seq: int, batch: int, crcs: list[int]) -> bytes:
+    """What `_seal` makes of the lines of one batch; their CRCs are known already."""
+    seqs = range(first_seq, first_seq + len(lines))
+    fields = in_turn.from_iterable(zip(lines, seqs, crcs, strict=True))
+    return (f"%s s=%d b={batch} x=%08x\n" * len(lines) % tuple(fields)).encode("ascii")
+
+
 _CRC_SIZE = len(" x=00000000\n")
 _CHAIN_SIZE = len(" h=" + 32 * "0")
 
@@ -429,9 +437,52 @@ class _BatchReader:
 
     def next(self) -> Batch | None:
         """The next batch; None at the end."""
-        before = self._position
-        if before.offset == self._end:
+        if self._position.offset == self._end:
             return None
+        return self._next_as_written() or self._next_by_line()
+
+    def _next_as_written(self) -> Batch | None:
+        """The next batch, if its bytes are what `Journal` would make of what its lines say.
+
+        This asks no less than `_next_by_line`, at once; None leaves it to that to say what is
+        wrong, if anything is.
+        """
+        before = self._position
+        number, first_seq = before.batch + 1, before.seq + 1
+        commit, end = self._find_commit()
+        written = self._block[before.offset - self._base : commit]
+        if not end or not written.isascii():
+            return None
+        sealed = written.split(b"\n")
+        sealed.pop()
+        seq = first_seq + len(sealed)
+        tail_size = len(_tail(first_seq, number)) + _CRC_SIZE - 1
+        lines = [line[:-tail_size] for line in written.decode("ascii").split("\n")]
+        lines.pop()
+        salt = self._header.salt
+        crcs = [crc32(line[: 1 - _CRC_SIZE], salt) for line in sealed]
+        if written != _seal_all(lines, first_seq, number, crcs):
+            return None
+        text = f"commit {len(lines)}{_tail(seq, number)}"
+        chain = _next_chain(before.chain, written, text.encode("ascii"))
+        if self._block[commit:end] != _seal(f"{text} h={chain}", salt).encode("ascii"):
+            return None
+        return self._take(lines, Position(seq, self._base + end, number, chain))
+
+    def _find_commit(self) -> tuple[int, int]:
+        """Where in the block the next batch's commit begins and ends; (0, 0): not found."""
+        start = self._position.offset - self._base
+        for _ in range(2):
+            commit = self._block.find(b"\ncommit ", start) + 1
+            end = self._block.find(b"\n", commit) + 1 if commit else 0
+            if end:
+                return commit, end
+            self._read_on()
+            start = 0
+        return 0, 0
+
+    def _next_by_line(self) -> Batch:
+        before = self._position
         number = before.batch + 1
         salt = self._header.salt
         batch_tail = b" b=%d" % number
@@ -458,16 +509,18 @@ class _BatchReader:
         chain = _next_chain(before.chain, written, commit)
         if text[-_CHAIN_SIZE:] != b" h=%b" % chain.encode("ascii"):
             raise JournalDamaged(offset, "the chain (h=) does not follow from what is before it")
-        end = offset + len(line)
-        self._position = Position(seq, end, number, chain)
+        return self._take(lines, Position(seq, offset + len(line), number, chain))
+
+    def _take(self, lines: list[str], position: Position) -> Batch:
+        before, self._position = self._position, position
         return Batch(
             ticker=self._header.ticker,
-            number=number,
+            number=position.batch,
             first_seq=before.seq + 1,
-            last_seq=seq,
+            last_seq=position.seq,
             offset=before.offset,
-            end_offset=end,
-            chain=chain,
+            end_offset=position.offset,
+            chain=position.chain,
             lines=lines,
         )
 
