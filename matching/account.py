@@ -11,7 +11,7 @@ keeps its place. An `Account` holds its owner's open orders, an `Exposure` what 
 (7, 100, <Status.OPEN: 'open'>)
 """
 
-from bisect import bisect_right
+from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 USUAL_QUANTITY = 1_000_000
 """The most that an order has of which nothing needs to be asked."""
+
+RATE_WINDOW = 1_000_000
+"""R16's `max_rate` counts what lies in so many microseconds."""
 
 _BUY = Side.BUY  # CPython 3.11 takes as long to look a member up as to create an event
 
@@ -204,8 +207,8 @@ class Exposure:
     """What the limits of R16 but `max_quantity` ask about one owner, kept while one of them is set.
 
     `open_buys` and `open_sells` are what is open on either side, waiting stops included; `entries`
-    are the times (microseconds) at which orders and amends were accepted since then, of the last
-    second and older ones that nobody has forgotten yet.
+    are the times (microseconds) at which orders and amends were accepted since then, of the second
+    before the last one or before the last question.
     """
 
     __slots__ = ("entries", "open_buys", "open_sells")
@@ -213,7 +216,7 @@ class Exposure:
     def __init__(self, orders: Collection[Order]) -> None:
         self.open_buys = _sum_open(orders, Side.BUY)
         self.open_sells = _sum_open(orders, Side.SELL)
-        self.entries: list[int] = []
+        self.entries: deque[int] = deque()
 
     def change(self, side: Side, quantity: int) -> None:
         """So much more is open on a side (negative: less)."""
@@ -223,18 +226,27 @@ class Exposure:
             self.open_sells += quantity
 
     def note_entry(self, time: int) -> None:
-        """An order or an amend was accepted."""
+        """An order or an amend was accepted at `time`."""
+        self._forget(time)
         self.entries.append(time)
 
-    def entries_since(self, time: int) -> int:
-        """How many orders and amends were accepted after `time`; older ones are forgotten."""
-        del self.entries[: bisect_right(self.entries, time)]
+    def rate(self, time: int) -> int:
+        """How many orders and amends were accepted in the second that ends at `time` (R16)."""
+        self._forget(time)
         return len(self.entries)
 
+    def _forget(self, time: int) -> None:
+        entries, too_old = self.entries, time - RATE_WINDOW
+        while entries and entries[0] <= too_old:
+            entries.popleft()
+
     def check(self, orders: Collection[Order]) -> None:
-        """Assert that the sums agree with the orders."""
+        """Assert that the sums agree with the orders, and that no entry is older than a second."""
         for side, total in ((Side.BUY, self.open_buys), (Side.SELL, self.open_sells)):
             assert total == _sum_open(orders, side), (side, total, orders)
+        entries = list(self.entries)
+        assert entries == sorted(entries), entries
+        assert not entries or entries[0] > entries[-1] - RATE_WINDOW, entries
 
 
 def _sum_open(orders: Collection[Order], side: Side) -> int:

@@ -73,9 +73,6 @@ _FOK = TimeInForce.FOK
 _IOC = TimeInForce.IOC
 _NONE = SelfTrade.NONE
 
-RATE_WINDOW = 1_000_000
-"""R16's `max_rate` counts what lies in so many microseconds."""
-
 _USUAL_PRICE = MAX_ORDER_VALUE // USUAL_QUANTITY
 """No order of at most this price and a usual quantity is worth more than an order may be."""
 
@@ -328,7 +325,7 @@ class Engine:
             return refusals.too_far(side, reached, limits.max_position)
         if quantity * price > limits.max_notional:
             return refusals.too_dear(quantity, price, limits.max_notional)
-        if exposure.entries_since(self.time - RATE_WINDOW) >= limits.max_rate:
+        if exposure.rate(self.time) >= limits.max_rate:
             return refusals.too_fast(limits.max_rate)
         return None
 

@@ -59,10 +59,10 @@ import msgspec
 from msgspec.structs import replace
 
 from matching import clientids
-from matching.account import Account, Order
+from matching.account import RATE_WINDOW, Account, Order
 from matching.book import BookSide
 from matching.clientids import ClientIds
-from matching.engine import RATE_WINDOW, Engine
+from matching.engine import Engine
 from matching.events import Trade
 from matching.journal import RULES, Header, Position
 from matching.order import (
@@ -478,13 +478,12 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
     for text in told["position"]:
         owner, shares = text.split(" ")
         _account(engine, int(owner)).position = int(shares)
-    for text in told["rate"]:
-        owner, entry, count = text.split(" ")
+    rates = [text.split(" ") for text in told["rate"]]
+    for owner, entry, count in sorted(rates, key=lambda rate: parse_time(rate[1])):
         exposure = _account(engine, int(owner)).exposure
         if exposure is None:
             raise ValueError(f"owner {owner} has no limits")
-        exposure.entries += [parse_time(entry)] * int(count)
-        exposure.entries.sort()
+        exposure.entries.extend([parse_time(entry)] * int(count))
     _add_ids(engine, told["id"], _add_orders(engine, told))
     return engine
 
