@@ -163,6 +163,7 @@ def _bind(options: Options) -> list[socket.socket]:
 
 
 def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
+    gc.disable()  # what recovery builds stays; walking it meanwhile takes a sixth of the time
     try:
         return open_journal(
             disk,
@@ -183,6 +184,8 @@ def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
         raise Fatal(ExitCode.DISK, f"{path}: {error}") from error
     except OSError as error:
         raise Fatal(code_of(error), f"cannot open {path}: {error.strerror or error}") from error
+    finally:
+        gc.enable()
 
 
 _EXAMPLES = """examples:

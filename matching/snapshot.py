@@ -551,22 +551,24 @@ def _rest(side: BookSide, order: Order, hidden: int) -> None:
 def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[str, Order]) -> None:
     ids = engine._ids
     by_oid = {order.oid: order for order in open_orders.values()}
-    orders: list[Order] = []
+    remembered: dict[int, tuple[Order, NewOrder]] = {}
     for text in texts:
         entered, has_ended, became = text.partition(" filled=")
-        entered, _, now = entered.partition(" now=")
-        as_entered = open_orders.get(entered)  # as most open orders are
-        if as_entered is not None:
-            order, command = as_entered, as_entered.terms
+        if has_ended:
+            entered, _, now = entered.partition(" now=")
+            oid, command = _parse_order(engine, entered)
+            remembered[oid] = _ended(engine, oid, command, now, became), command
+        elif (order := open_orders.get(entered)) is not None:  # as most open orders are
+            remembered[order.oid] = order, order.terms
         else:
             oid, command = _parse_order(engine, entered)
-            order = _ended(engine, oid, command, now, became) if has_ended else by_oid[oid]
-        ids.commands[order.oid] = command
+            remembered[oid] = by_oid[oid], command
+    orders: list[Order] = []
+    for oid, (order, command) in sorted(remembered.items()):
         orders.append(order)
-    orders.sort(key=lambda order: order.oid)
-    for order in orders:
-        ids.by_oid[order.oid] = order
-        ids._remembered[order.owner, order.client_id] = order
+        ids.by_oid[oid] = order
+        ids.commands[oid] = command
+        ids._remembered[command.owner, command.client_id] = order
     # All ids among the latest are remembered; beside them only those of older orders still open.
     ids._latest = deque(orders[-clientids.REMEMBERED_IDS :])
     ids.oldest = ids._latest[0].oid if ids._latest else 0
