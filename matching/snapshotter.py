@@ -30,7 +30,7 @@ CHILD_SECONDS = 600.0
 """How long a child may take in all."""
 
 STOP_REPLAY_SECONDS = 1.0
-STOP_CHILD_SECONDS = 3.0
+STOP_CHILD_SECONDS = 2.5
 """The same at a stop: who supervises a server gives it 5 s to end."""
 
 _POLL_SECONDS = 0.02
