@@ -250,7 +250,7 @@ def settle(db: DAL, header: Header, before: Position, step: Step, *, at: int) ->
     """Fold the step that follows `before` into the database; inside a write transaction.
 
     Fenced if the database is not at `before` any more; ForeignJournal if a record names an order
-    that it does not have.
+    that it does not have, or makes a row that it has already.
     """
     _settle_rows(db, header, before, step, at=at).pay(db)
 
@@ -276,7 +276,12 @@ def _settle_rows(
     for record in step.records:
         fold.take(record, at)
     _move(db, header, before, step.after, fold.place, closed=closed)
-    fold.write(db)
+    try:
+        fold.write(db)
+    except Taken as taken:
+        raise ForeignJournal(
+            f"the database is at record {before.seq}, and has rows of what follows it already"
+        ) from taken
     return fold
 
 

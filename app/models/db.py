@@ -231,17 +231,20 @@ def insert_many(
 ) -> None:
     """Insert many rows: far faster than pyDAL's insert for each. conflict: an ON CONFLICT clause.
 
-    Each column's values are all numbers, or all text.
+    Each column's values are all numbers, or all text. Taken if a unique column already has one.
     """
     if not values:
         return
-    if _is_sqlite(db):
-        marks = ", ".join("?" for _ in columns.split(","))
-        sql = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {conflict}"
-        _cursor(db).executemany(sql, values)
-        return
-    unnested, arrays = _unnested(values)
-    execute(db, f"INSERT INTO {table} ({columns}) SELECT * FROM {unnested} {conflict}", *arrays)
+    into = f"INSERT INTO {table} ({columns})"
+    try:
+        if _is_sqlite(db):
+            marks = ", ".join("?" for _ in columns.split(","))
+            _cursor(db).executemany(f"{into} VALUES ({marks}) {conflict}", values)
+        else:
+            unnested, arrays = _unnested(values)
+            execute(db, f"{into} SELECT * FROM {unnested} {conflict}", *arrays)
+    except db._adapter.driver.IntegrityError as error:
+        raise Taken(table) from error
 
 
 def update_many(

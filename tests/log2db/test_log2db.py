@@ -478,3 +478,20 @@ def test_a_signal_ends_a_wait_wherever_it_comes() -> None:
         return heard == [True]
 
     assert [line for line in range(10) if not is_heard(line)] == []
+
+
+def test_a_place_that_was_lost_stops_it_until_all_is_made_anew(
+    var: Var, db: DAL, journal: JournalFile
+) -> None:
+    journal.play("1:sell intc 10@5", "2:buy intc 4@5")
+    assert _once(var) == 0
+    with transaction(db, write=True):
+        rows(db, "DELETE FROM log_position")
+    code, line = _refused(var)
+    assert code == ExitCode.DISK
+    assert line.endswith("is at record 0, and has rows of what follows it already")
+    with transaction(db):
+        assert rows(db, "SELECT SUM(actual_cash) FROM auth_user") == [(3 * 100_000_000,)]
+    assert _run(var, "--rebuild", "intc").wait() == 0
+    assert _once(var) == 0
+    assert _verify(var).startswith("OK intc: 2 orders, 1 matches")
