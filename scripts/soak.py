@@ -114,6 +114,7 @@ _EXPECTED = {
     r"|waiting for the matching server: .*|the matching server of \w+ is there",
     "web": r"webserver: listening on .*|\S+ \S+ (INFO|WARNING) .*",
     "demo": r"|Register .*|Running .*|  .*|ticker .*|[a-z]{4} .* \d/2|stopping …|stopped"
+    r"|the database is away \(.*\); the known products go on"
     r"|\S+ ended with SIGKILL; next start in .* s|\S+ is started again",
 }
 """The lines that processes may print, by the beginning of their name: all others are defects."""
@@ -134,6 +135,9 @@ class Kind(StrEnum):
 
 _OFTEN = (Kind.WEB, Kind.MATCHING_SERVER, Kind.LOG2DB, Kind.ROBOT)
 """One process of these; each more often than the others, after which all begins anew."""
+
+_ANEW = (Kind.DEMO, Kind.EVERYTHING)
+"""After these the demo is started anew."""
 
 _ON_POSTGRES = (Kind.CONNECTIONS, Kind.POSTGRES)
 """What is killed beside the venue's own processes."""
@@ -515,6 +519,8 @@ class Soak:
         pids = {name: venue.pid(name) for name in names}
         if kind in _OFTEN and (pids[title] is None or pids[title] not in venue.processes()):
             return  # it is away already
+        if kind not in _OFTEN and any(each.kind in _ANEW for each in self._waiting):
+            return  # the demo is starting: it has no pid file yet, and without a database it ends
         await self._wait_for_orders_under_way(kind)
         kill = Kill(venue, kind, names, title, self._witnesses)
         self._kills += 1
