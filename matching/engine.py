@@ -80,6 +80,10 @@ _ANY_PRICE = (0, 10**18)
 """A breaker that stops nothing: the lowest and the highest price that may print."""
 
 
+class Broken(Exception):
+    """Something that the rules rule out has happened: a bug of ours, never a trader's mistake."""
+
+
 class Engine:
     """One product: its book, its waiting stops and what the rules need to remember.
 
@@ -120,9 +124,11 @@ class Engine:
     def apply(self, command: Command, at: int) -> Sequence[Event]:
         """What the command causes, in order; one Rejected if the rules refuse it.
 
-        `at` is the journal's time in microseconds; it never goes back (R18).
+        `at` is the journal's time in microseconds; it never goes back (R18). Broken is a bug of
+        ours: what was decided must not be written.
         """
-        assert at >= self.time, f"time went back from {self.time} to {at}"
+        if at < self.time:
+            raise Broken(f"time went back from {self.time} to {at}")
         self.time = at
         return _CARRY_OUT[type(command)](self, command)
 
@@ -723,12 +729,15 @@ class Engine:
         self._set_breaker_reference(uncross.price)
         missing = uncross.volume
         while missing:
-            assert bids.best is not None, "the uncross lacks a buyer"
-            assert asks.best is not None, "the uncross lacks a seller"
+            if bids.best is None or asks.best is None:
+                raise Broken(f"{missing} of {uncross} have nobody to trade with: {self.book}")
             buy, sell = bids.best.first, asks.best.first
             quantity = min(buy.open_quantity, sell.open_quantity, missing)
             missing -= quantity
             events.append(self._pair(buy, sell, quantity, uncross.price))
+        bid, ask = self.book.best_bid, self.book.best_ask
+        if bid is not None and ask is not None and bid >= ask:
+            raise Broken(f"the book is crossed after {uncross}: {self.book}")
 
     def _pair(self, buy: Order, sell: Order, quantity: int, price: int) -> Trade:
         """One trade of an uncross."""

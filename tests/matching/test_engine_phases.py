@@ -2,7 +2,9 @@
 
 import pytest
 
-from matching.engine import Engine
+from matching import engine as engines
+from matching.auction import Uncross
+from matching.engine import Broken, Engine
 from matching.events import Accepted, Canceled, PhaseChanged, Trade
 from matching.order import Cancel, CancelAll, CancelReason, NewOrder, Phase, Side
 from tests.matching.trading_tables import check, command_of
@@ -31,6 +33,21 @@ def test_r11_a_product_may_begin_in_an_auction() -> None:
     assert changed == PhaseChanged(Phase.CONTINUOUS)
     assert isinstance(trade, Trade)
     assert (trade.quantity, trade.taker) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"), [(4, "the book is crossed after"), (6, "1 of .* have nobody")]
+)
+def test_r10_an_uncross_that_does_not_fit_the_book_is_never_answered(
+    volume: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine("intc", phase=Phase.AUCTION)
+    for text in ("1:buy intc 5@50.30", "2:sell intc 5@50.20"):
+        engine.apply(command_of(text), at=0)
+    wrong = Uncross(price=502_500, volume=volume, surplus=0)
+    monkeypatch.setattr(engines, "uncross_price", lambda *_, **__: wrong)
+    with pytest.raises(Broken, match=message):
+        engine.apply(command_of("phase intc continuous"), at=0)
 
 
 def test_r11_halted_takes_no_orders_and_closed_neither_cancels_always_work() -> None:
