@@ -8,6 +8,7 @@ import pytest
 
 from app.models.accounts import User
 from app.models.products import Product
+from matching.order import parse_price
 from tests.app.venue import JSON, Browser, Response, Web, running_match
 from tests.waiting import free_port, wait_until
 
@@ -80,6 +81,22 @@ def test_an_auction_collects_orders_and_resuming_trades_them_at_one_price(
     row = next(r for r in browser.get("/default/products.json").json()["products"]
                if r["id"] == product.id)  # fmt: skip
     assert (row["last"], row["bid"], row["ask"]) == ("102.00", "102.00", None)
+
+
+def test_a_short_sell_in_an_auction_ties_up_what_it_may_trade_at(
+    web: Web, manager: User, trader: User, product: Product
+) -> None:
+    """By what the market says: no log2db runs here, so the database knows of no auction (R17)."""
+    browser = web.browser(trader)
+
+    def promised() -> int:
+        page = browser.get(f"/default/pandl.json/{product.id}").json()
+        return parse_price(page["tied_up"]["intents"])
+
+    before = promised()
+    set_phase(web.browser(manager), product.id, "auction")
+    assert order(browser, product, type="sell", price="98").json()["status"] == "open"
+    assert promised() - before == parse_price("1050"), "5 % above last, 100.00"
 
 
 def test_closing_a_market_ends_the_day_orders_and_refuses_new_ones(
