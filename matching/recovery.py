@@ -630,12 +630,12 @@ def _replay_file(path: Path, source: Source) -> None:
     replay.engine.check()
     judge_end(path, history, durable)
     engine = replay.engine
-    seqs = " and ".join(str(seq) for seq in sorted(agreed))
+    names = " and ".join(f"the snapshot of record {seq}" for seq in sorted(agreed))
     print(
         f"replayed: {history.end.seq} records give the same events again;"
         f" {engine.next_oid - 1} orders, {engine.next_tid - 1} trades, {replay.starts} starts,"
         f" {len(engine.open_orders())} orders open, phase {engine.phase}"
-        + (f"; the snapshots of records {seqs} say the same" if seqs else "")
+        + (f"; in agreement with {names}" if names else "")
     )
 
 

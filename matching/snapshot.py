@@ -275,9 +275,17 @@ def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot
         if file.free() < ROOM_LEFT + len(data):
             raise OSError(errno.ENOSPC, f"{len(data)} bytes more would leave too few free")
         _fill(file, data)
-    kept = [path for path, _ in kept_snapshots(disk, journal, header)]
+    kept = [path for path, _ in kept_snapshots(disk, journal, header) if _is_whole(disk, path)]
     unused = [path for path in snapshot_paths(journal) if path not in kept]
     disk.rename(aside, unused[0] if unused else kept[-1])
+
+
+def _is_whole(disk: Disk, path: Path) -> bool:
+    try:
+        read_snapshot(disk, path)
+    except NotASnapshot:
+        return False
+    return True
 
 
 def _fill(file: File, data: bytes) -> None:

@@ -74,7 +74,7 @@ def test_a_snapshot_is_taken_once_enough_was_added_and_its_hash_is_journaled(
     for seq in checks(tmp_path):
         assert f"snapshot of intc.log after record {seq}: " in printed
     assert replay_and_compare([str(journal_of(tmp_path))]) == 0
-    assert "say the same" in capsys.readouterr().out
+    assert "in agreement with" in capsys.readouterr().out
 
 
 def test_a_snapshot_waits_for_its_time_too(tmp_path: Path) -> None:
