@@ -102,6 +102,7 @@ class Way(Protocol):
     name: str
     is_platform: bool
     batch: int
+    lots: int
     tifs: Sequence[TimeInForce]
 
     async def connect(self) -> None:
@@ -123,6 +124,7 @@ class Session:
     name = "WebSocket"
     is_platform = False
     batch = BATCH
+    lots = 9
     tifs: Sequence[TimeInForce] = (TimeInForce.IOC, TimeInForce.IOC, TimeInForce.GTC)
 
     def __init__(self, product: Product, owner: int, key: str) -> None:
@@ -162,6 +164,7 @@ class Post:
     name = "POST"
     is_platform = False
     batch = 1
+    lots = 9
     tifs: Sequence[TimeInForce] = (TimeInForce.IOC,)
 
     def __init__(self, product: Product, key: str) -> None:
@@ -192,6 +195,7 @@ class Form:
     name = "platform"
     is_platform = True
     batch = 1
+    lots = 1  # so that the account's cash lasts
     tifs: Sequence[TimeInForce] = (TimeInForce.IOC,)
 
     def __init__(self, product: Product, url: str, username: str) -> None:
@@ -307,7 +311,7 @@ class Witness:
             ticker=self.product.name,
             owner=self._owner,
             side=self._dice.choice((Side.BUY, Side.SELL)),
-            quantity=self._dice.randint(1, 9) * self.product.lot,
+            quantity=self._dice.randint(1, self.way.lots) * self.product.lot,
             price=price,
             tif=self._dice.choice(self.way.tifs),
             client_id=f"{'web' if self.way.is_platform else 'wit'}-{self._name}-{self._sent}",
