@@ -338,7 +338,8 @@ class _Fold:
         new = [row.fixed + row.changes()[:-1] for row in self.orders.values() if not row.id]
         changed = [row.changes() for row in self.orders.values() if row.id]
         insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
-        update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed)
+        if update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed) != len(changed):
+            raise Fenced("its orders' rows were made anew since they were read")
         insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
         insert_many(
             db,

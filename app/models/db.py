@@ -249,28 +249,28 @@ def insert_many(
 
 def update_many(
     db: DAL, table: str, changes: Sequence[str], values: Sequence[Sequence[Any]]
-) -> None:
-    """Update many rows: `values` are what each is changed to, and last its id.
+) -> int:
+    """Update many rows: `values` are what each is changed to, and last its id. How many there were.
 
     A change is the name of a column, or `name +` for what is added to it.
     """
     if not values:
-        return
+        return 0
     names = [change.removesuffix(" +") for change in changes]
     if _is_sqlite(db):
         terms = [
             f"{name} = ?" if name == change else f"{name} = {name} + ?"
             for name, change in zip(names, changes, strict=True)
         ]
-        sql = f"UPDATE {table} SET {', '.join(terms)} WHERE id = ?"
-        _cursor(db).executemany(sql, values)
-        return
+        cursor = _cursor(db)
+        cursor.executemany(f"UPDATE {table} SET {', '.join(terms)} WHERE id = ?", values)
+        return int(cursor.rowcount)
     terms = [
         f"{name} = v.{name}" if name == change else f"{name} = t.{name} + v.{name}"
         for name, change in zip(names, changes, strict=True)
     ]
     unnested, arrays = _unnested(values)
-    execute(
+    return execute(
         db,
         f"UPDATE {table} t SET {', '.join(terms)}"
         f" FROM {unnested} AS v ({', '.join(names)}, id) WHERE t.id = v.id",

@@ -5,7 +5,8 @@ few transactions, and after them. What is in the database then is what a followe
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ from app.models.db import (
 )
 from log2db import __main__ as log2db
 from log2db import settlement
+from log2db.rebuild import rebuild
+from log2db.verify import verify
 from matching.config import Var
-from matching.journal import read_mark, settled_path
+from matching.disk import SystemDisk
+from matching.journal import Mark, read_mark, settled_path
 from tests.database import add_user, only_postgres
 from tests.log2db.journals import START, JournalFile
 
@@ -225,3 +229,33 @@ def test_who_is_always_in_the_way_makes_the_database_count_as_away(
     with before_statement(db, act), pytest.raises(DatabaseAway):
         _settle(db, journal)
     _settle(db, journal)
+
+
+@only_postgres
+def test_a_rebuild_between_reading_rows_and_changing_them_is_noticed(
+    db: DAL, journal: JournalFile
+) -> None:
+    """From another machine, where no lock of files stops it; it ends at the very same record."""
+    _settle(db, journal)
+    place = journal.journal.mark
+    journal.play("3:buy intc 1@6")
+    rebuilt = False
+
+    def act(sql: str, cursor: Any) -> None:
+        nonlocal rebuilt
+        if sql.startswith("UPDATE log_position") and not rebuilt:
+            rebuilt = True
+            with ThreadPoolExecutor(1) as elsewhere:
+                elsewhere.submit(_rebuild, db, journal, place).result()
+
+    with before_statement(db, act), pytest.raises(settlement.Fenced, match="made anew"):
+        _settle(db, journal)
+    _settle(db, journal)
+    with closing(SystemDisk().open(journal.path)) as file:
+        assert verify(db, file, "intc", None).differences == []
+
+
+def _rebuild(db: DAL, journal: JournalFile, until: Mark) -> None:
+    with closing(SystemDisk().open(journal.path)) as file, transaction(db, write=True):
+        rebuild(db, file, until, run=None, at=START)
+    close(db)
