@@ -264,9 +264,10 @@ def read_snapshot(disk: Disk, path: Path) -> Snapshot:
 
 
 def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot) -> None:
-    """Keep a snapshot, in place of the older of the two or of one that is none. OSError.
+    """Keep a snapshot, in place of the older of the two or of one that no start could use. OSError.
 
-    A crash at any moment leaves the newer one as it is.
+    A crash at any moment leaves the newer one as it is. One that is of later records than this is
+    of a journal that has been restored since.
     """
     data = snapshot.encode()
     aside = aside_path(journal)
@@ -275,7 +276,11 @@ def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot
         if file.free() < ROOM_LEFT + len(data):
             raise OSError(errno.ENOSPC, f"{len(data)} bytes more would leave too few free")
         _fill(file, data)
-    kept = [path for path, _ in kept_snapshots(disk, journal, header) if _is_whole(disk, path)]
+    kept = [
+        path
+        for path, seq in kept_snapshots(disk, journal, header)
+        if seq < snapshot.position.seq and _is_whole(disk, path)
+    ]
     unused = [path for path in snapshot_paths(journal) if path not in kept]
     disk.rename(aside, unused[0] if unused else kept[-1])
 

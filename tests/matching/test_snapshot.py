@@ -501,6 +501,19 @@ def test_the_next_snapshot_takes_the_place_of_one_that_is_none(index: int) -> No
     assert recovered_state(disk)[1] == check.seq > seqs[1]
 
 
+def test_snapshots_of_what_a_restored_journal_has_not_reached_make_room() -> None:
+    disk, seqs = traded()
+    for path in snapshots_by_age(disk):
+        snapshot = read_snapshot(disk, path)
+        later = Position(10**6 + snapshot.position.seq, 10**9, 10**5, "0" * 32)
+        disk.replace(path, replace(snapshot, position=later).encode())
+    first, _ = take_snapshot(disk, JOURNAL, is_enough=lambda: True)
+    second, _ = take_snapshot(disk, JOURNAL)
+    header = read_header(disk.open(JOURNAL))
+    assert [seq for _, seq in kept_snapshots(disk, JOURNAL, header)] == [second.seq, first.seq]
+    assert second.seq > seqs[1] > first.seq
+
+
 def test_a_journal_that_was_cut_before_its_snapshot_is_judged_by_the_marks_as_ever() -> None:
     disk, seqs = traded(snapshots=1)
     file = disk.open(JOURNAL)
