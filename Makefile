@@ -8,7 +8,7 @@ PARALLEL := -n auto --dist loadfile
 # Stories of crashes to simulate, by seed: the first, and the one behind the last.
 SEEDS ?= 0:10000
 
-.PHONY: demo test check nightly simulate bench soak kills stop clean
+.PHONY: demo test check nightly simulate mutants bench soak kills stop clean
 
 demo: $(VENV)/.ready
 	@exec $(BIN)/python scripts/demo.py $(ARGS)
@@ -30,6 +30,10 @@ nightly: $(VENV)/.ready
 # Crashes, power cuts and bad disks, simulated: docs/RELIABILITY.md.
 simulate: $(VENV)/.ready
 	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+# Whether the simulation finds the faults that are planted in the source.
+mutants: $(VENV)/.ready
+	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -87,7 +87,7 @@ class Client:
         elif chance < 0.6:
             self._send(self._new_request())
         elif chance < 0.7:
-            self._send_many([self._new_request() for _ in range(self._rng.randint(2, 5))])
+            self._send_many([self._new_request() for _ in range(self._rng.randint(2, 9))])
         elif chance < 0.8:
             self._post(self._new_request())
         elif chance < 0.86:
@@ -165,8 +165,9 @@ class Client:
 
     def _connect(self) -> None:
         server = self._server()
-        if server is None or not server.is_alive:
+        if server is None or not server.is_alive or server.is_stopping:
             return
+        self.disconnect()
         wire = Wire(self._machine, server, on_sent=self._note_sent, on_message=self._hear)
         self._wire = wire
         cod = " cod=1" if self._rng.random() < 0.4 else ""
@@ -183,6 +184,7 @@ class Client:
         wire = self._wire
         if wire is None:
             return
+        self._machine.tell("sent", request.text)
         req = self._next_req([request])
         exchange = wire.server.exchange
         wire.send(lambda: exchange.send(wire.session, request.text, req=req))
@@ -193,6 +195,7 @@ class Client:
         assert wire is not None
         req = self._next_req(requests)
         texts = [request.text for request in requests]
+        self._machine.tell("sent in a frame", *texts)
         exchange = wire.server.exchange
         wire.send(lambda: exchange.send_many(wire.session, texts, req=req))
         for request in requests:
@@ -239,6 +242,7 @@ class Client:
             request.signed_at = now
         elif now - request.signed_at > FRESH_SECONDS:
             return
+        self._machine.tell("posted", request.signed[0])
         post = Post(
             self._machine,
             on_sent=partial(self._note_answer_sent, request),
@@ -291,6 +295,8 @@ class Client:
 
     def _hear_answer(self, request: Request, answer: Answer) -> None:
         error = answer.error
+        what = error.code if error is not None else f"#{answer.oid} at record {answer.seq}"
+        self._machine.tell("answered", request.text, what)
         if error is None:
             request.is_settled = True
             if answer.oid is not None and answer.remaining:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from app.models import settings
-from app.models.db import DAL, execute, migrate, open_database, transaction
+from app.models.db import DAL, execute, migrate, open_database, rows, transaction
 from log2db.settlement import resume, settle, steps
 from log2db.verify import verify
 from matching.config import Var
@@ -25,7 +25,9 @@ from matching.journal import (
     read_batches,
     read_header,
 )
+from tests.database import add_user
 from tests.simulated_disk import Crash
+from tests.simulation.commands import OWNERS
 from tests.simulation.history import History
 from tests.simulation.machine import DURABLE, JOURNAL, SETTLED, Machine
 
@@ -38,7 +40,10 @@ def a_database() -> DAL:
     var.make()
     uri = settings.database_uri(var)
     migrate(uri, var)
-    return open_database(uri)
+    db = open_database(uri)
+    for owner in OWNERS:
+        assert add_user(db, f"owner{owner}").id == owner
+    return db
 
 
 class Follower:
@@ -128,6 +133,7 @@ class DatabaseFollower(Follower):
         with transaction(db, write=True):
             for table in ("match", "buy_sell_order", "position", "log_position"):
                 execute(db, f'DELETE FROM "{table}"')
+            execute(db, "UPDATE auth_user SET actual_cash = 0")
 
     def power_cut(self) -> None:
         """This database is on another machine."""
@@ -136,6 +142,9 @@ class DatabaseFollower(Follower):
         super().check(history)
         if not self._commits:
             return
+        with transaction(self._db):
+            totals = rows(self._db, "SELECT SUM(shares), SUM(cash) FROM position")[0]
+        assert totals in ((0, 0), (None, None)), f"shares and cash are not conserved: {totals}"
         with closing(self._machine.disk.open(JOURNAL)) as file:
             report = verify(self._db, file, "intc", None)
         assert not report.differences, "\n".join(report.differences)

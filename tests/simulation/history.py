@@ -5,6 +5,7 @@ It shares no code with `matching.journal`, so that what is wrong there is seen h
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
@@ -30,8 +31,9 @@ class History(NamedTuple):
         return self.lines[-1].seq + 1 if self.lines else 0
 
 
+@lru_cache(8)
 def read_history(data: bytes) -> History:
-    """All whole batches; AssertionError if there is no header."""
+    """All whole batches, not to be changed; AssertionError if there is no header."""
     header, newline, _ = data.partition(b"\n")
     salt = re.search(rb" salt=([0-9a-f]{8}) x=([0-9a-f]{8})\Z", header)
     assert newline, "the journal has no header"

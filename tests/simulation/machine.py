@@ -64,7 +64,7 @@ class Machine:
         elif fault < 0.60:
             disk.crash_after = rng.randint(1, 20)
             disk.tears = rng.random() < 0.3
-        self.tell("fault", disk.fail_sync, disk.free, disk.crash_after, disk.tears)
+        self._tell_plan("this life")
 
     def plan_fault_of_recovery(self) -> None:
         """Likewise, while a server starts."""
@@ -79,6 +79,17 @@ class Machine:
             disk.fail_read = True
         elif fault < 0.36:
             disk.free = rng.choice((0, 50))
+        self._tell_plan("this start")
+
+    def _tell_plan(self, when: str) -> None:
+        disk = self.disk
+        if disk.crash_after is not None:
+            how = "in the middle of" if disk.tears else "after"
+            self.tell(f"{when} is to end {how} operation {disk.crash_after}")
+        if disk.fail_sync or disk.fail_read:
+            self.tell(f"{when} a {'sync' if disk.fail_sync else 'read'} is to fail")
+        if disk.free is not None:
+            self.tell(f"{when} has {disk.free} bytes free")
 
     def repair(self) -> None:
         """No fault is planned any more; what was lost stays lost."""

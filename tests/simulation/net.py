@@ -35,6 +35,7 @@ class Wire:
         self._on_message = on_message
         self._up_until = self._down_until = 0.0
         self.session = server.exchange.open_session(self, trusted=True)
+        server.sessions.append(self.session)
 
     def send(self, request: Callable[[], None]) -> None:
         """Let the server do what the request says when it arrives."""
@@ -61,7 +62,7 @@ class Wire:
             self.server.commit.schedule()
 
     def _arrive(self, request: Callable[[], None]) -> None:
-        if self.is_open and self.server.is_alive:
+        if self.is_open and self.server.is_alive and not self.server.is_stopping:
             request()
             self.server.commit.schedule()
 
@@ -93,7 +94,7 @@ class Post:
 
     def _arrive(self, server: Callable[[], Server | None], text: str, signature: str) -> None:
         found = server()
-        if found is not None and found.is_alive:
+        if found is not None and found.is_alive and not found.is_stopping:
             found.exchange.submit(text, signature, self, trusted=True)
             found.commit.schedule()
 

@@ -38,13 +38,13 @@ class Told(NamedTuple):
     counts: Counter[str]
 
 
-DATABASE_EVERY = 20
+DATABASE_EVERY = 50
 """Every so many-th seed's follower settles into a real database."""
 
 
-def play(seed: int) -> Told:
-    """Tell one story. AssertionError, or whatever a bug raises, if something does not hold."""
-    return Story(seed, db=a_database() if seed % DATABASE_EVERY == 0 else None).play()
+def story_of(seed: int) -> "Story":
+    """The story of a seed, to be played once."""
+    return Story(seed, db=a_database() if seed % DATABASE_EVERY == 0 else None)
 
 
 class Refused(Exception):
@@ -80,6 +80,7 @@ class Story:
         machine.disk.observe = self._look
 
     def play(self) -> Told:
+        """Tell it. AssertionError, or whatever a bug raises, if something does not hold."""
         machine = self.machine
         try:
             for _ in range(machine.rng.randint(1, 4)):
@@ -183,14 +184,12 @@ class Story:
             assert server.exchange.feed.seq <= self._promises.seq, "shown before it was settled"
         if machine.chance(0.2):
             self._look()
-        if machine.chance(0.03):
+        if machine.chance(0.04):
             self._snapshots.take()
 
     def _end_life(self) -> None:
         assert self._server is not None
         if self.machine.chance(0.25):
-            for client in self._clients:
-                client.disconnect()
             self._server.stop()
         else:
             self._server.kill()
@@ -220,6 +219,7 @@ class Story:
 
     def _note_batch(self, batch: Batch) -> None:
         self._promises.note_batch(batch)
+        self.machine.tell("settled up to record", self._promises.seq)
 
     def _look(self) -> None:
         """The follower is another process: it may look between any two operations."""
@@ -244,7 +244,7 @@ class Story:
             raise AssertionError("a client does not come to know what became of its ids")
         for client in clients:
             client.ask_again()
-        self._wait(3.0)
+        self._wait(1.0)
         for client in clients:
             client.disconnect()
         self._wait(0.5)
