@@ -4,20 +4,22 @@
     1700000000.040000: match 4@99.90 from 3(1) to 4(4) t=1 k=buy  what it caused
     1700000000.050000: epoch 2                                    the second start of the server
 
-The end of a line, its numbers and CRC, is the journal's business.
+A record is read from one text only, the one that is written of it: so who has read a line need not
+write it again to know that it is right. The end of a line, its numbers and CRC, is the journal's
+business.
 
 >>> time, trade = parse_line("1700000000.040000: match 4@99.90 from 3(1) to 4(4) t=1 k=buy",
 ...                          ticker="intc")
 >>> trade.price, trade.seller, trade.buy_oid
 (999000, 3, 4)
->>> format_line(Record(6, time, 1, trade))
-'1700000000.040000: match 4@99.90 from 3(1) to 4(4) t=1 k=buy'
+>>> format_time(time), format_body(trade)
+('1700000000.040000', 'match 4@99.90 from 3(1) to 4(4) t=1 k=buy')
 """
 
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -116,6 +118,19 @@ def command_lines(
     return lines
 
 
+def event_lines(record: CommandRecord, events: Sequence[Event]) -> list[str]:
+    """The lines of the events of a command that was read and carried out again, without time.
+
+    Its own line is then what `command_lines` would make of it, and needs no look: only one text is
+    read as this record. ValueError if it is another that the events are of.
+    """
+    command = record.command
+    told = _told_by_command(command, events, record.oid)
+    if type(command) is Amend and _amend_with_all_values(command, events[0]) != command:
+        raise ValueError(f"{command} led to {events[0]}")
+    return [_format_event(event) for event in events[told:]] if len(events) > told else []
+
+
 _FIRST_EVENT: dict[type, type[Event]] = {
     NewOrder: Accepted,
     Amend: Amended,
@@ -156,13 +171,6 @@ def _amend_with_all_values(amend: Amend, amended: Event) -> Amend:
     )
 
 
-def format_line(record: Record) -> str:
-    """A record as its line says it, without ` s= b= x=`."""
-    if isinstance(record.body, Check):
-        return format_body(record.body)
-    return f"{format_time(record.time)}: {format_body(record.body)}"
-
-
 def parse_line(line: str, *, ticker: str) -> tuple[int, Body]:
     """Time and body of a line without ` s= b= x=`; ValueError if it has no known form."""
     time_text, separator, text = line.partition(": ")
@@ -185,9 +193,10 @@ def format_time(microseconds: int) -> str:
 
 def parse_time(text: str) -> int:
     """Microseconds; ValueError if it is not a time as `format_time` writes it."""
-    if _TIME.fullmatch(text) is None:
+    seconds, _, rest = text.partition(".")
+    if len(rest) != 6 or not (rest.isascii() and rest.isdecimal()):
         raise ValueError(f"{text!r} is not a time")
-    return int(text[:-7]) * 1_000_000 + int(text[-6:])
+    return _parse_number(seconds) * 1_000_000 + int(rest)
 
 
 def format_body(body: Body) -> str:
@@ -241,23 +250,35 @@ def _format_command(command: Command, oid: int, signature_prefix: str) -> str:
 
 
 def _format_event(event: Event) -> str:
-    match event:
-        case Trade():
-            taker = event.taker or "none"
-            return (
-                f"match {event.quantity}@{_price(event.price)}"
-                f" from {event.seller}({event.sell_oid}) to {event.buyer}({event.buy_oid})"
-                f" t={event.tid} k={taker}"
-            )
-        case Canceled():
-            return f"canceled [{event.oid}] {event.quantity} {event.reason}"
-        case Triggered():
-            return f"triggered [{event.oid}]"
-        case Decremented():
-            return f"decremented [{event.oid}] {event.quantity}"
-        case PhaseChanged():
-            return f"phase {event.phase}"
-    raise ValueError(f"{event} has no line of its own in the journal")
+    form = _EVENT_FORMS.get(type(event))
+    if form is None:
+        raise ValueError(f"{event} has no line of its own in the journal")
+    return form(event)
+
+
+def _format_trade(trade: Trade) -> str:
+    return (
+        f"match {trade.quantity}@{_price(trade.price)}"
+        f" from {trade.seller}({trade.sell_oid}) to {trade.buyer}({trade.buy_oid})"
+        f" t={trade.tid} k={trade.taker or 'none'}"
+    )
+
+
+def _format_canceled(canceled: Canceled) -> str:
+    return f"canceled [{canceled.oid}] {canceled.quantity} {canceled.reason}"
+
+
+def _format_decremented(decremented: Decremented) -> str:
+    return f"decremented [{decremented.oid}] {decremented.quantity}"
+
+
+_EVENT_FORMS: dict[type[Event], Callable[[Any], str]] = {
+    Trade: _format_trade,
+    Canceled: _format_canceled,
+    Triggered: lambda triggered: f"triggered [{triggered.oid}]",
+    Decremented: _format_decremented,
+    PhaseChanged: lambda changed: f"phase {changed.phase}",
+}
 
 
 def _why(reason: CancelReason) -> str:
@@ -270,23 +291,21 @@ def _price(price: int) -> str:
     return format_price(price) if price else "0"
 
 
-_parse_price = lru_cache(maxsize=65_536)(parse_price)
-
 _NUMBER = "(?:0|[1-9][0-9]*)"
 POSITIVE = "[1-9][0-9]*"
 """A regular expression for a number from 1 on, as the journal writes it."""
 
+_OWNER_DIGITS = 9
 _OWNER = "(?:0|[1-9][0-9]{0,8})"
 PRICE = r"(?:0|(?:0|[1-9][0-9]{0,8})\.[0-9]{2}(?:[0-9]?[1-9])?)"
 """A regular expression for a price as the journal writes it: 0, or with two to four decimals."""
 
 _AMOUNT = rf"({POSITIVE})@({PRICE})/({PRICE})"
-_WHY = "(?: why=([a-z_]+))?"
+_WHY = r"(?: why=(?!user\b)([a-z_]+))?"
 _SIGNATURE = "(?: g=([0-9a-f]{16}))?"
 
-_TIME = re.compile(rf"{_NUMBER}\.[0-9]{{6}}", re.ASCII)
-_ORDER = re.compile(
-    rf"\[({POSITIVE})\] ({_OWNER}) (buy|sell) {_AMOUNT}"
+_PRICES = re.compile(rf"({PRICE})/({PRICE})", re.ASCII)
+_OPTIONS = re.compile(
     rf"(?: id=({protocol.CLIENT_ID.pattern}))?(?: tif=(day|ioc|fok))?"
     rf"(?: stp=(maker|both|decrement|none))?( post)?(?: peak=({POSITIVE}))?( cod=1)?{_SIGNATURE}",
     re.ASCII,
@@ -329,9 +348,58 @@ def parse_body(text: str, *, ticker: str) -> Body:
 
 def parse_command(text: str, *, ticker: str) -> CommandRecord:
     """The record of a line that begins with `[oid]`; ValueError if it has no known form."""
-    match = _ORDER.fullmatch(text)
-    if match is not None:
-        return _parse_order(match, ticker)
+    words = text.split(" ", 4)
+    try:
+        verb = words[2]
+        if verb in _SIDES:
+            return _parse_order(words, ticker)
+        if verb == "del" and len(words) == 3:
+            oid = _parse_oid(words[0])
+            return CommandRecord(oid, Cancel(ticker=ticker, owner=_parse_owner(words[1]), oid=oid))
+        record = _parse_other(text, ticker)
+    except (ValueError, IndexError):
+        record = None
+    if record is None:
+        raise ValueError(f"no known form of command: {text!r}")
+    return record
+
+
+def _parse_order(words: Sequence[str], ticker: str) -> CommandRecord:
+    oid = _parse_oid(words[0])
+    quantity, _, prices = words[3].partition("@")
+    price, stop = _parse_prices(prices)
+    if len(words) == 4:
+        order = NewOrder(
+            ticker=ticker,
+            owner=_parse_owner(words[1]),
+            side=_SIDES[words[2]],
+            quantity=_parse_quantity(quantity),
+            price=price,
+            stop=stop,
+        )
+        return CommandRecord(oid, order)
+    options = _OPTIONS.fullmatch(f" {words[4]}")
+    if options is None:
+        raise ValueError(f"no options of an order: {words[4]!r}")
+    client_id, tif, stp, post, peak, cod, signature = options.groups()
+    order = NewOrder(
+        ticker=ticker,
+        owner=_parse_owner(words[1]),
+        side=_SIDES[words[2]],
+        quantity=_parse_quantity(quantity),
+        price=price,
+        stop=stop,
+        client_id=client_id or "",
+        tif=TimeInForce(tif) if tif is not None else TimeInForce.GTC,
+        stp=SelfTrade(stp) if stp is not None else SelfTrade.TAKER,
+        post=post is not None,
+        peak=int(peak) if peak is not None else 0,
+        cod=cod is not None,
+    )
+    return CommandRecord(oid, order, signature or "")
+
+
+def _parse_other(text: str, ticker: str) -> CommandRecord | None:
     match = _CANCEL.fullmatch(text)
     if match is not None:
         oid, owner, why, signature = match.groups()
@@ -355,36 +423,65 @@ def parse_command(text: str, *, ticker: str) -> CommandRecord:
         )
         return CommandRecord(int(oid), amend, signature or "")
     match = _VENUE.fullmatch(text)
-    if match is not None:
-        return _parse_venue_command(match, ticker)
-    raise ValueError(f"no known form of command: {text!r}")
+    return _parse_venue_command(match, ticker) if match is not None else None
 
 
-def _parse_order(match: re.Match[str], ticker: str) -> CommandRecord:
-    (oid, owner, side, quantity, price, stop) = match.group(1, 2, 3, 4, 5, 6)
-    (client_id, tif, stp, post, peak, cod, signature) = match.group(7, 8, 9, 10, 11, 12, 13)
-    order = NewOrder(
-        ticker=ticker,
-        owner=int(owner),
-        side=_SIDES[side],
-        quantity=int(quantity),
-        price=_parse_price(price),
-        stop=_parse_price(stop),
-        client_id=client_id or "",
-        tif=TimeInForce(tif) if tif is not None else TimeInForce.GTC,
-        stp=SelfTrade(stp) if stp is not None else SelfTrade.TAKER,
-        post=post is not None,
-        peak=int(peak) if peak is not None else 0,
-        cod=cod is not None,
-    )
-    return CommandRecord(int(oid), order, signature or "")
+def _parse_oid(word: str) -> int:
+    """`[OID]` of one order; ValueError."""
+    oid = int(word[1:-1])
+    if oid < 1 or word != f"[{oid}]":
+        raise ValueError(f"no number of an order: {word!r}")
+    return oid
+
+
+# What was read before need not be read again: owners, seconds, and many quantities and prices.
+
+
+@lru_cache(maxsize=65_536)
+def _parse_prices(text: str) -> tuple[int, int]:
+    """`PRICE/STOP`; ValueError."""
+    match = _PRICES.fullmatch(text)
+    if match is None:
+        raise ValueError(f"no price and stop: {text!r}")
+    return _parse_price(match[1]), _parse_price(match[2])
+
+
+@lru_cache(maxsize=65_536)
+def _parse_price(text: str) -> int:
+    """A price of the form of PRICE; ValueError for a 0 that is written as a price."""
+    if text == "0.00":
+        raise ValueError("a price of nothing is written 0")
+    return parse_price(text)
+
+
+@lru_cache(maxsize=65_536)
+def _parse_number(text: str) -> int:
+    number = int(text)
+    if number < 0 or text != str(number):
+        raise ValueError(f"no number: {text!r}")
+    return number
+
+
+@lru_cache(maxsize=65_536)
+def _parse_quantity(text: str) -> int:
+    quantity = _parse_number(text)
+    if quantity == 0:
+        raise ValueError("no quantity")
+    return quantity
+
+
+@lru_cache(maxsize=65_536)
+def _parse_owner(text: str) -> int:
+    if len(text) > _OWNER_DIGITS:
+        raise ValueError(f"no owner: {text!r}")
+    return _parse_number(text)
 
 
 def _parse_why(why: str | None) -> CancelReason:
     return CancelReason(why) if why is not None else CancelReason.USER
 
 
-def _parse_venue_command(match: re.Match[str], ticker: str) -> CommandRecord:
+def _parse_venue_command(match: re.Match[str], ticker: str) -> CommandRecord | None:
     """`phase`, `set`, `limit` and `key` are written as in the grammar, but for the ticker."""
     verb, rest, why, signature = match.groups()
     command = protocol.parse(f"{verb} {ticker} {rest}")
@@ -393,8 +490,9 @@ def _parse_venue_command(match: re.Match[str], ticker: str) -> CommandRecord:
     elif why is not None or not isinstance(
         command, SetPhase | ChangeSettings | ChangeLimits | RaiseKey
     ):
-        raise ValueError(f"no known form of command: {match[0]!r}")
-    return CommandRecord(0, command, signature or "")
+        return None
+    record = CommandRecord(0, command, signature or "")
+    return record if format_body(record) == match[0] else None
 
 
 def _parse_trade(text: str) -> Trade | None:

@@ -64,7 +64,7 @@ from matching.records import (
     CommandRecord,
     Epoch,
     Tick,
-    command_lines,
+    event_lines,
     format_time,
     parse_command,
     parse_line,
@@ -330,17 +330,22 @@ def find_checked(source: Source, after: Position) -> frozenset[int]:
     Whoever replays has to know before it comes there: a check is written some time later.
     """
     found: set[int] = set()
-    offset, rest = after.offset, b""
+    offset, rest = after.offset, b"\n"
     while block := source.read(offset, _COPY_SIZE):
         offset += len(block)
-        lines, newline, rest = (rest + block).rpartition(b"\n")
-        found.update(int(match[1]) for match in _CHECK_LINE.finditer(lines + newline))
-        if len(rest) > _COPY_SIZE:  # no line of ours
-            rest = b""
+        lines = rest + block
+        line = 0
+        while line := lines.find(b"\ncheck ", line) + 1:
+            match = _CHECK_LINE.match(lines, line)
+            if match is not None:
+                found.add(int(match[1]))
+        rest = lines[-_CHECK_LINE_LIMIT:]
     return frozenset(found)
 
 
-_CHECK_LINE = re.compile(rb"^check ([0-9]{1,18}) [0-9a-f]{32} s=", re.MULTILINE)
+_CHECK_LINE = re.compile(rb"check ([0-9]{1,18}) [0-9a-f]{32} s=")
+_CHECK_LINE_LIMIT = 64
+"""No match of `_CHECK_LINE` is longer (bytes), with the newline before it."""
 
 
 def _read_mark(disk: Disk, path: Path) -> Mark | None:
@@ -441,6 +446,7 @@ class Replay:
         "_digests",
         "_header",
         "_signatures",
+        "_stamp",
         "engine",
         "snapshot",
         "starts",
@@ -462,6 +468,7 @@ class Replay:
         self._header = header
         self._checked = checked
         self._digests: dict[int, str] = {}
+        self._stamp = ""  # the time as the last line that has one wrote it
         if snapshot is None:
             self.engine = Engine(
                 header.ticker, tick=header.tick, lot=header.lot, reference=header.reference
@@ -500,39 +507,38 @@ class Replay:
         """Replay the record at `index`; how many lines it and its events are."""
         line = batch.lines[index]
         stamp, separator, text = line.partition(": ")
-        if separator:
-            self._go_on_to(parse_time(stamp))
+        if separator and stamp != self._stamp:
+            self._go_on_to(stamp)
         if not text.startswith("["):
             self._take_without_command(line)
             return 1
         record = parse_command(text, ticker=self._header.ticker)
-        events = self.engine.apply(record.command, self.time)
-        decided = [
-            f"{stamp}: {each}"
-            for each in command_lines(
-                record.command, events, oid=record.oid, signature_prefix=record.signature_prefix
-            )
-        ]
-        if batch.lines[index : index + len(decided)] != decided:
-            raise _difference(batch, index, decided)
+        engine = self.engine
+        tid = engine.next_tid
+        events = engine.apply(record.command, self.time)
+        caused = event_lines(record, events)
         if record.signature_prefix:
             self._remember(record, batch.first_seq + index)
-        if len(decided) > 1:
-            with_lines = events[len(events) + 1 - len(decided) :]
-            self._note_trades(with_lines, first_seq=batch.first_seq + index + 1)
-        return len(decided)
+        if not caused:
+            return 1
+        index += 1
+        decided = [f"{stamp}: {each}" for each in caused]
+        if batch.lines[index : index + len(decided)] != decided:
+            raise _difference(batch, index, decided)
+        if engine.next_tid != tid:
+            self._note_trades(events[-len(decided) :], first_seq=batch.first_seq + index)
+        return 1 + len(decided)
 
     def _note_trades(self, events: Sequence[Event], *, first_seq: int) -> None:
         for seq, event in enumerate(events, start=first_seq):
             if isinstance(event, Trade):
                 self.trades.append(PastTrade(seq, self.time, event))
 
-    def _go_on_to(self, time: int) -> None:
+    def _go_on_to(self, stamp: str) -> None:
+        time = parse_time(stamp)
         if time < self.time:
-            raise ValueError(
-                f"time goes back, from {format_time(self.time)} to {format_time(time)}"
-            )
-        self.time = time
+            raise ValueError(f"time goes back, from {format_time(self.time)} to {stamp}")
+        self.time, self._stamp = time, stamp
 
     def _take_without_command(self, line: str) -> None:
         _, body = parse_line(line, ticker=self._header.ticker)

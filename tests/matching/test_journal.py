@@ -521,7 +521,10 @@ def sealed_by_hand(*batches: Iterable[str]) -> bytes:
 @pytest.mark.parametrize(
     ("batch_lines", "reason"),
     [
-        (("1700000000.000000: [1] 1 buy 5@0.00/0",), "the line should read '1700000000.000000: [1"),
+        (
+            ("1700000000.000000: [1] 1 buy 5@0.00/0",),
+            "no known form of command: '[1] 1 buy 5@0.00/0'",
+        ),
         (("1700000000.000001: tick", "1700000000.000000: tick"), "time goes back here"),
         (("1700000000.000000: sleep",), "no known form of line: 'sleep'"),
     ],

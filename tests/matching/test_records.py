@@ -15,6 +15,7 @@ from matching.events import (
     KeyRaised,
     LimitChanged,
     PhaseChanged,
+    Rejected,
     SettingChanged,
     Trade,
     Triggered,
@@ -42,9 +43,12 @@ from matching.records import (
     Epoch,
     Tick,
     command_lines,
+    event_lines,
     format_body,
     format_time,
+    parse_body,
     parse_line,
+    parse_time,
 )
 from tests.matching.decided import T0, events_of, order
 from tests.matching.small_server import parse
@@ -346,3 +350,89 @@ _bodies = _commands() | _events | st.builds(Epoch, st.integers(1, 10**6)) | st.j
 def test_any_record_is_read_as_it_was_written(body: Body, time: int) -> None:
     line = f"{format_time(time)}: {format_body(body)}"
     assert parse_line(line, ticker="intc") == (time, body)
+
+
+_some_lines = st.sampled_from([text for text, _ in LINES]) | _bodies.map(format_body)
+_options = (" id=a", " tif=gtc", " stp=taker", " post", " peak=0", " cod=1", " cod=0", " why=user")
+_pieces = st.text(" 0123456789@/.[]=+-_*\u0663", max_size=3) | st.sampled_from(_options)
+
+
+@given(_some_lines, _pieces, st.data())
+def test_a_record_is_read_from_the_text_that_is_written_of_it_and_from_no_other(
+    text: str, piece: str, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 4)))
+    altered = text[:start] + piece + text[end:]
+    try:
+        body = parse_body(altered, ticker="intc")
+    except ValueError:
+        return
+    assert format_body(body) == altered
+
+
+@given(st.text("0123456789._+- \u0663", max_size=12) | st.integers(0, 10**17).map(format_time))
+def test_a_time_is_read_from_the_text_that_is_written_of_it_and_from_no_other(text: str) -> None:
+    try:
+        time = parse_time(text)
+    except ValueError:
+        return
+    assert format_time(time) == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1] 3 sell 4@0.00/0",
+        "[1] 3 sell 4@99.90/0.00",
+        "[01] 3 sell 4@99.90/0",
+        "[1] 03 sell 4@99.90/0",
+        "[1] 1234567890 sell 4@99.90/0",
+        "[1] 3 sell 04@99.90/0",
+        "[1] 3 sell 0@99.90/0",
+        "[1] 3 sell 4@99.90/0 ",
+        "[1]  3 sell 4@99.90/0",
+        "[1] 3 del why=user",
+        "[1] 3 del ",
+        "[0] 3 del",
+        "[0] 0 phase  halted",
+        "[0] 0 set collar=5.0",
+        "[0] 0 key 7 02",
+        "[1]",
+        "match 2@0.00 from 1(3) to 9(8) t=2 k=buy",
+    ],
+)
+def test_what_would_be_written_otherwise_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_body(line, ticker="intc")
+
+
+def test_what_a_command_that_was_read_causes_has_the_lines_that_were_written() -> None:
+    command, events = events_of("1:buy 5@99 id=a", "2:sell 7@99")
+    written = lines(command, events, oid=2)
+    record = parse_body(written[0], ticker="intc")
+    assert isinstance(record, CommandRecord)
+    assert (
+        event_lines(record, events) == written[1:] == ["match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "events"),
+    [
+        ("[4] 1 buy 5@99.00/0", [Accepted(5)]),
+        ("[4] 1 buy 5@99.00/0", [Rejected("bad_tick", "99.00 is no multiple of 0.05")]),
+        ("[3] 1 del", [Canceled(4, 5, CancelReason.USER)]),
+        ("[3] 1 mod 6@99.96/0", [Amended(3, 5, 999_600, 0)]),
+        ("[3] 1 mod 6@99.96/0", [Amended(3, 6, 999_700, 0)]),
+        ("[3] 1 mod 6@99.96/0", [Amended(4, 6, 999_600, 0)]),
+        ("[0] 0 phase halted", []),
+    ],
+)
+def test_events_that_are_not_those_of_the_command_have_no_lines(
+    line: str, events: Sequence[Event]
+) -> None:
+    record = parse_body(line, ticker="intc")
+    assert isinstance(record, CommandRecord)
+    with pytest.raises(ValueError, match=r"was not carried out|is not the one|led to"):
+        event_lines(record, events)
