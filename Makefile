@@ -37,8 +37,8 @@ mutants: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/run.py $(ARGS)
-	@$(BIN)/python benchmarks/recovery.py $(RECOVERY)
-	@$(BIN)/python benchmarks/settlement.py $(SETTLEMENT)
+	@$(BIN)/python benchmarks/recovery.py $(filter --quick,$(ARGS)) $(RECOVERY)
+	@$(BIN)/python benchmarks/settlement.py $(filter --quick,$(ARGS)) $(SETTLEMENT)
 
 soak: $(VENV)/.ready
 	@exec $(BIN)/python scripts/soak.py $(ARGS)

@@ -85,9 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--mix", choices=MIXES, default="main")
-    parser.add_argument("--pairs", type=int, default=15, help="runs of each engine (15)")
-    parser.add_argument("--operations", type=int, help="so many of the mix's operations (all)")
-    parser.add_argument("--owners", type=int, default=OWNERS, help=f"of the orders ({OWNERS})")
+    parser.add_argument("--pairs", type=at_least_1, default=15, help="runs of each engine (15)")
+    parser.add_argument(
+        "--operations", type=at_least_1, help="so many of the mix's operations (all)"
+    )
+    parser.add_argument(
+        "--owners", type=at_least_1, default=OWNERS, help=f"of the orders ({OWNERS})"
+    )
     parser.add_argument("--quick", action="store_true", help="3 pairs of at most 20,000 operations")
     parser.add_argument("--ours", action="store_true", help="EMTE alone: needs no PyPI")
     options = parser.parse_args(arguments)
@@ -118,6 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         yardstick = stack.enter_context(contestant(BENCH_PYTHON, "yardstick.py", file, filling))
         bare = stack.enter_context(contestant(Path(sys.executable), "bare.py", file, filling))
         compare(ours, yardstick, bare, operations=operations, pairs=pairs)
+
+
+def at_least_1(text: str) -> int:
+    """An option's number, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
 
 def compare(

@@ -119,6 +119,25 @@ def test_bench_prints_how_long_a_recovery_takes() -> None:
     assert len(re.findall(r"^EMTE +[\d.]+ s +\(3 runs: ", done.stdout, re.MULTILINE)) == 2
 
 
+def test_make_bench_is_quick_in_all_its_parts() -> None:
+    command = ["make", "--dry-run", "bench", "ARGS=--quick --mix small"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    measured = [line for line in done.stdout.splitlines() if "benchmarks/" in line]
+    assert len(measured) == 3
+    assert all("--quick" in line for line in measured), done.stdout
+    assert [line for line in measured if "--mix" in line] == measured[:1]
+
+
+@pytest.mark.parametrize("option", ["--pairs", "--operations", "--owners"])
+def test_what_cannot_be_measured_is_refused_with_2(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--ours", option, "0"])
+    assert stop.value.code == 2
+    assert f"argument {option}: must be at least 1" in capsys.readouterr().err
+
+
 def test_without_pypi_there_is_one_clear_line_and_exit_69(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
