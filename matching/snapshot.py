@@ -52,6 +52,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
+from operator import itemgetter
 from pathlib import Path
 from zlib import crc32
 
@@ -246,11 +247,10 @@ def kept_snapshots(disk: Disk, journal: Path, header: Header) -> list[tuple[Path
     for path in snapshot_paths(journal):
         if not disk.exists(path):
             continue
-        with closing(disk.open(path)) as file:
-            line = file.read(0, _HEADER_LIMIT).partition(b"\n")[0]
         try:
-            its = _FileHeader.decode(line)
-        except NotASnapshot:
+            with closing(disk.open(path)) as file:
+                its = _FileHeader.decode(file.read(0, _HEADER_LIMIT).partition(b"\n")[0])
+        except (NotASnapshot, OSError):
             continue
         if (its.ticker, its.lineage, its.rules) == (header.ticker, header.lineage, RULES):
             found.append((its.position.seq, path))
@@ -288,7 +288,7 @@ def write_snapshot(disk: Disk, journal: Path, header: Header, snapshot: Snapshot
 def _is_whole(disk: Disk, path: Path) -> bool:
     try:
         read_snapshot(disk, path)
-    except NotASnapshot:
+    except (NotASnapshot, OSError):
         return False
     return True
 
@@ -507,39 +507,35 @@ def _account(engine: Engine, owner: int) -> Account:
 
 def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
     """Put the open orders in their places; all of them by what the lines say of their terms."""
-    queues = {kind: [_split(text) for text in sorted(told[kind])] for kind in _QUEUES}
+    queues = {kind: [_read_order(engine, text) for text in sorted(told[kind])] for kind in _QUEUES}
     everything = [each for queue in queues.values() for each in queue]
-    commands = {terms: _parse_order(engine, terms) for terms, _, _ in everything}
-    filled = {terms: each for terms, each, _ in everything}
+    everything.sort(key=_OID)  # an account has its orders in this order
     orders: dict[str, Order] = {}
-    # An account has its orders by oid in this order.
-    for terms, (oid, command) in sorted(commands.items(), key=lambda each: each[1][0]):
+    for terms, oid, command, filled, _ in everything:
         account = _account(engine, command.owner)
         order = orders[terms] = account.open(oid, command)
-        order.open_quantity -= filled[terms]
+        order.open_quantity -= filled
         account.change_open(command.side, order.open_quantity)
     for kind, side in (("bid", engine.book.bids), ("ask", engine.book.asks)):
-        for terms, _, hidden in queues[kind]:
+        for terms, _, _, _, hidden in queues[kind]:
             _rest(side, orders[terms], hidden)
     for kind in ("stop-buy", "stop-sell"):
-        for terms, _, _ in queues[kind]:
+        for terms, *_ in queues[kind]:
             engine._stops.add(orders[terms])
     return orders
 
 
 _QUEUES = ("bid", "ask", "stop-buy", "stop-sell")
+_OID = itemgetter(1)
 
 
-def _split(text: str) -> tuple[str, int, int]:
-    """Terms, filled and hidden of an open order's line."""
-    match = _OPEN.fullmatch(text)
-    if match is None:
-        raise ValueError(f"no open order: {text!r}")
-    terms, filled, hidden = match.groups()
-    return terms, int(filled), int(hidden)
-
-
-_OPEN = re.compile(r"[0-9]{9,} (.*) filled=([0-9]+) hidden=([0-9]+)", re.ASCII)
+def _read_order(engine: Engine, text: str) -> tuple[str, int, NewOrder, int, int]:
+    """Terms, oid, command, filled and hidden of an open order's line; ValueError if it is none."""
+    _, _, rest = text.partition(" ")
+    rest, _, hidden = rest.rpartition(" hidden=")
+    terms, _, filled = rest.rpartition(" filled=")
+    oid, command = _parse_order(engine, terms)
+    return terms, oid, command, int(filled), int(hidden)
 
 
 def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
@@ -552,6 +548,8 @@ def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
 def _rest(side: BookSide, order: Order, hidden: int) -> None:
     """Put an order behind all others at its price, with so much of it hidden."""
     side.add(order)
+    if order.hidden == hidden:
+        return
     level = order.level
     if level is None:
         raise ValueError(f"{order!r} does not rest")
