@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from matching import clientids, recovery
+from matching.disk import SystemDisk
 from matching.engine import Engine
 from matching.events import Duplicate, Rejected
 from matching.journal import (
@@ -725,6 +726,24 @@ def test_the_command_line_compares_the_snapshots(
     assert main([str(folder / "intc.log")]) == 0
     words = r"; in agreement with the snapshot of record \d+ and the snapshot of record \d+\n"
     assert re.search(words, capsys.readouterr().out)
+
+
+def test_what_cannot_be_read_keeps_nobody_from_starting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = folder / "intc.log"
+    for path in snapshot_paths(journal):
+        path.unlink()
+        path.mkdir()
+    dice = SeededDice(random.Random(0))
+    recovered = open_journal(SystemDisk(), journal, ticker="intc", dice=dice)
+    assert recovered.snapshot_seq == 0
+    recovered.file.close()
+    recovered.mark_file.close()
+    assert main([str(journal)]) == 0
+    assert "not used: intc.snapshot-a: [Errno 21] Is a directory" in capsys.readouterr().out
+    with pytest.raises(IsADirectoryError):
+        take_snapshot(SystemDisk(), journal)
 
 
 def test_the_command_line_refuses_a_snapshot_with_another_state(
