@@ -653,7 +653,7 @@ def _snapshots_to_compare(path: Path, header: Header) -> list[tuple[str, Snapsho
             snapshot = Snapshot.decode(kept.read_bytes())
         except FileNotFoundError:
             continue
-        except NotASnapshot as error:
+        except (NotASnapshot, OSError) as error:
             print(f"not used: {kept.name}: {error}")
             continue
         if (snapshot.lineage, snapshot.rules) == (header.lineage, header.rules):
