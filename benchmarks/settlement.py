@@ -49,8 +49,8 @@ from robot.strategy import Desk, RandomTrader
 
 TICKER = "bench"
 REFERENCE = 1_000_000
-DATABASE = "emte_bench"
-"""The name of the database on PostgreSQL, which is dropped before and afterwards."""
+DATABASE = f"emte_bench_{os.getpid()}"
+"""The name of the database on PostgreSQL, which is dropped afterwards."""
 
 BATCH = 64
 """So many records share a commit at least, as under load."""

@@ -21,12 +21,14 @@ from app.models.db import (
     execute,
     in_transaction,
     insert,
+    insert_many,
     lock_row,
     lock_table,
     migrate,
     open_database,
     rows,
     transaction,
+    update_many,
 )
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
@@ -587,3 +589,33 @@ def test_a_server_that_does_not_answer_is_a_database_that_is_away(uri: str, sent
     with pytest.raises(DatabaseAway, match=sentence) as raised:
         open_database(uri)
     assert "secret" not in str(raised.value)
+
+
+def test_an_index_that_nothing_needs_any_more_goes(var: Var, db: DAL) -> None:
+    with transaction(db, write=True):
+        execute(db, "CREATE INDEX order_open ON buy_sell_order (created_by)")
+    migrate(uri_of(var), var)
+    with transaction(db):
+        assert "order_open" not in database._indexes(db)
+        assert "order_working" in database._indexes(db)
+
+
+def test_text_comes_into_the_database_and_out_of_it_as_it_is(db: DAL) -> None:
+    """On PostgreSQL many rows go in as arrays, whose text has marks of its own."""
+    texts = ["", "NULL", "a,b", '"', "\\", '\\"', "{x}", " ", "'", "%s", "é"]
+    owner = add_user(db, "alice").id
+    with transaction(db, write=True):
+        execute(db, "DELETE FROM ledger")
+        insert_many(
+            db,
+            "ledger",
+            "owner, amount, reason, deposit",
+            [(owner, 1, text, "T") for text in texts],
+        )
+        stored = rows(db, "SELECT id, reason FROM ledger ORDER BY id")
+        assert [reason for _, reason in stored] == texts
+        changes = [(5, f"{reason}!", row) for row, reason in stored]
+        assert update_many(db, "ledger", ["amount +", "reason"], changes) == len(texts)
+        assert rows(db, "SELECT amount, reason FROM ledger ORDER BY id") == [
+            (6, f"{text}!") for text in texts
+        ]
