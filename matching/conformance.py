@@ -293,7 +293,7 @@ def _read_answer(row: Row, answer: str, next_tid: int) -> tuple[str, int]:
                 if tid != next_tid:
                     words += f" (the trade numbered {tid} should be {next_tid})"
                 next_tid += 1
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return f"not JSON ({error}): {answer[:200]}", next_tid
     except KeyError as error:
         return f"not an answer ({error} is missing): {answer[:200]}", next_tid

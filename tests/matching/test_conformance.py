@@ -196,6 +196,7 @@ def test_an_engine_that_babbles_without_end_is_not_read_for_ever(
 
 NO_ANSWERS = {
     "ok": "not JSON (",
+    "[" * 100_000: "not JSON (maximum recursion depth",
     '[{"event":"accepted"}]': 'not an answer (\'oid\' is missing): [{"event":"accepted"}]',
     '[{"event":"joy"}]': "not an answer (no event is called 'joy')",
     "{}": "not an answer ('error' is missing)",
