@@ -1,7 +1,7 @@
 """Conformance: play the rules' scenarios against an engine, anybody's, in whatever language.
 
     python -m matching.conformance                                   our engine, all scenarios
-    python -m matching.conformance tests/scenarios/r07-stops.txt     those of one file
+    python -m matching.conformance tests/scenarios/07-stops.txt      those of one file
     python -m matching.conformance -- ./my-engine --fast             your engine, all scenarios
     python -m matching.conformance --engine                          be our engine, on stdin/stdout
 
