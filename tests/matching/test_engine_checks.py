@@ -78,6 +78,44 @@ def test_r16_does_not_hold_for_the_house() -> None:
     """)
 
 
+def test_a_refusal_says_what_it_was_measured_by() -> None:
+    check("""
+        set intc band=5          | set band 5
+        1:sell intc 1@105.01     | rejected price_band R12:
+                                 | 105.01 is further than 5 % from the reference, 100.00
+        1:sell intc 2@102        | #1 accepted
+        2:buy intc 1@104 post    | rejected would_take R8:
+                                 | a post-only buy at 104.00 would take the sell at 102.00
+        2:buy intc 1@104         | #2 accepted; trade 1@102.00 maker #1 taker #2
+        2:buy intc 1@96.89       | rejected price_band R12:
+                                 | 96.89 is further than 5 % from last, 102.00
+        2:buy intc 1@116/110     | rejected price_band R12:
+                                 | 116.00 is further than 5 % from the stop, 110.00
+        2:buy intc 1@100/102 | rejected stop_would_trigger R7:
+                             | last, 102.00, has reached the stop 102.00 of this buy order already
+    """)
+
+
+def test_r16_a_refusal_says_how_far_it_went_and_how_far_it_may() -> None:
+    check("""
+        limit intc 1 max_open_orders=1 max_rate=2 | limit 1 max_open_orders 1; limit 1 max_rate 2
+        limit intc 1 max_position=10 | limit 1 max_position 10
+        limit intc 1 max_notional=600 | limit 1 max_notional 600.00
+        1:buy intc 11@50         | rejected position_limit R16:
+                                 | this buy could lead to 11 shares long, the limit is 10
+        1:sell intc 11@50        | rejected position_limit R16:
+                                 | this sell could lead to 11 shares short, the limit is 10
+        1:buy intc 10@60.01      | rejected max_notional R16:
+                                 | 10 at 60.01 is worth 600.10, the limit is 600.00
+        1:buy intc 9@50          | #1 accepted
+        1:buy intc 1@50          | rejected max_open_orders R16:
+                                 | owner 1 has 1 other open orders already
+        1:mod intc 1 8           | #1 amended 8@50.00
+        1:mod intc 1 9           | rejected rate_limited R16:
+                                 | more than 2 orders and amends within a second
+    """)
+
+
 CHECKS = [
     # An order that fails every check from its own on is told the first; mending it tells the next.
     ("1:buy intc 0@50.255/50.105 id=a1 post tif=ioc", "rejected duplicate_id R14"),
