@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from matching.events import (
     Trade,
 )
 from matching.journal import (
+    Batch,
     Header,
     History,
     Journal,
@@ -328,6 +330,67 @@ def test_damage_is_told_with_the_byte_and_the_reason(
     offset = len(b"".join(EXAMPLE.splitlines(keepends=True)[:at_line]))
     assert str(caught.value).startswith(f"byte {offset}: ")
     assert reason in caught.value.reason
+
+
+def rechained(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Change a line of the only batch, and make its chain right again too."""
+
+    def whole(data: bytes) -> bytes:
+        header, *lines, commit = change(data).splitlines(keepends=True)
+        text = commit.partition(b" h=")[0]
+        start = bytes.fromhex(beginning(HEADER).chain)
+        chain = blake2b(start + b"".join(lines) + text, digest_size=16).hexdigest()
+        text += b" h=" + chain.encode("ascii")
+        sealed = b"%b x=%08x\n" % (text, crc32(text, HEADER.salt))
+        return b"".join([header, *lines, sealed])
+
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("change", "at_line", "reason"),
+    [
+        (resealed(b"s=3 b=1", b"s=4 b=1"), 3, "expected s=3 b=1 here"),
+        (resealed(b"s=3 b=1", b"s=03 b=1"), 3, "expected s=3 b=1 here"),
+        (resealed(b"s=3 b=1", b"s=3 b=2"), 3, "expected s=3 b=1 here"),
+        (resealed(b"s=8 b=1", b"s=9 b=1"), 8, "expected commit 7 s=8 b=1 here"),
+        (resealed(b"commit 7", b"commit 07"), 8, "expected commit 7 s=8 b=1 here"),
+        (replace(b"x=56e750a4", b"x=56E750A4"), 2, "its CRC differs"),
+        (replace(b"x=56e750a4", b"x=56e750a5"), 2, "its CRC differs"),
+        (replace(b" x=56e750a4", b"  x=56e750a4"), 2, "its CRC differs"),
+    ],
+)
+def test_the_chain_excuses_no_wrong_number_or_crc(
+    change: Callable[[bytes], bytes], at_line: int, reason: str
+) -> None:
+    assert rechained(lambda data: data)(EXAMPLE) == EXAMPLE
+    with pytest.raises(JournalDamaged) as caught:
+        list(read_batches(Memory(rechained(change)(EXAMPLE)), HEADER))
+    assert caught.value.offset == len(b"".join(EXAMPLE.splitlines(keepends=True)[:at_line]))
+    assert reason in caught.value.reason
+
+
+def read_all(data: bytes) -> list[Batch | str]:
+    """The batches, and what is wrong behind them."""
+    found: list[Batch | str] = []
+    try:
+        found.extend(read_batches(Memory(data), HEADER))
+    except JournalDamaged as damage:
+        found.append(str(damage))
+    return found
+
+
+@given(st.data())
+def test_a_batch_taken_at_once_is_what_its_lines_say_one_by_one(data: st.DataObject) -> None:
+    whole = written(("1:buy 1@99", "2:sell 5@99"), ("3:buy 2@99",), ("2:del 2",))
+    start = data.draw(st.integers(len(HEADER.encode()), len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 4)))
+    piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b"\ncommit ", b" s=3", b""]))
+    altered = whole[:start] + piece + whole[end:]
+    at_once = read_all(altered)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matching.journal._BatchReader._next_as_written", lambda reader: None)
+        assert read_all(altered) == at_once
 
 
 def test_a_journal_shorter_than_known_is_damaged() -> None:
