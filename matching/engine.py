@@ -61,7 +61,7 @@ from matching.order import (
     TimeInForce,
 )
 from matching.settings import NAMES, BadSetting, read_settings, span
-from matching.stops import Key, WaitingStops
+from matching.stops import WaitingStops
 
 # CPython 3.11 takes as long to look a member up in its Enum as to create an event.
 _BUY = Side.BUY
@@ -627,17 +627,17 @@ class Engine:
 
         None runs outside `continuous`: if the breaker halts, those elected wait again.
         """
-        queue: deque[tuple[Key, Order]] = deque()
+        queue: deque[Order] = deque()
         while prints or queue:
             if self.phase is not _CONTINUOUS:
-                for key, order in queue:
-                    self._stops.put_back(key, order)
+                for order in queue:
+                    self._stops.add(order)
                 return
             if prints:
                 queue.extend(self._stops.take_elected(low=min(prints), high=max(prints)))
             if not queue:
                 return
-            _, order = queue.popleft()
+            order = queue.popleft()
             order.terms = replace(order.terms, stop=0)
             what_follows: list[Event] = [Triggered(order.oid)]
             self._run(order, what_follows)

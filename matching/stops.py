@@ -29,26 +29,21 @@ class WaitingStops:
     def add(self, order: Order) -> None:
         """Let the order wait, behind all others at its stop price."""
         self._entries += 1
-        stop = order.stop if order.side is _BUY else -order.stop
-        self.put_back((stop, self._entries), order)
-
-    def put_back(self, key: Key, order: Order) -> None:
-        """Let an order that was elected wait again, in its old place."""
+        key = (order.stop if order.side is _BUY else -order.stop, self._entries)
         self.keys[order.oid] = key
         self._side(order)[key] = order
 
-    def remove(self, order: Order) -> Key:
-        """Let the order wait no more; the place that it had."""
-        key = self.keys.pop(order.oid)
-        del self._side(order)[key]
-        return key
+    def remove(self, order: Order) -> None:
+        """Let the order wait no more."""
+        del self._side(order)[self.keys.pop(order.oid)]
 
-    def take_elected(self, *, low: int, high: int) -> list[tuple[Key, Order]]:
+    def take_elected(self, *, low: int, high: int) -> list[Order]:
         """Remove the stops that prints between `low` and `high` elect, in the order they run.
 
         Nearest stop first, then order of entry; of the next buy and the next sell the lower oid.
+        All at one price are elected together: added again in this order, they wait as before.
         """
-        elected: list[tuple[Key, Order]] = []
+        elected: list[Order] = []
         while True:
             buy, sell = self._nearest_buy(high), self._nearest_sell(low)
             if buy is not None and (sell is None or buy.oid < sell.oid):
@@ -57,7 +52,8 @@ class WaitingStops:
                 order = sell
             else:
                 return elected
-            elected.append((self.remove(order), order))
+            self.remove(order)
+            elected.append(order)
 
     def _side(self, order: Order) -> "SortedDict[Key, Order]":
         return self._buys if order.side is _BUY else self._sells

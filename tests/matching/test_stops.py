@@ -22,7 +22,7 @@ def stops_with(*orders: Order) -> WaitingStops:
 
 
 def elected(stops: WaitingStops, *, low: int, high: int) -> list[int]:
-    return [order.oid for _, order in stops.take_elected(low=low, high=high)]
+    return [order.oid for order in stops.take_elected(low=low, high=high)]
 
 
 def test_the_nearest_stops_run_first_buys_from_below_sells_from_above() -> None:
@@ -49,13 +49,18 @@ def test_a_stop_that_enters_again_comes_behind_the_others_at_its_price() -> None
     assert elected(stops, low=101, high=101) == [2, 1]
 
 
-def test_a_stop_that_is_put_back_has_its_old_place() -> None:
-    stops = stops_with(order(1, Side.SELL, 99), order(2, Side.SELL, 99))
-    (first, _) = stops.take_elected(low=99, high=99)
-    stops.add(order(3, Side.SELL, 99))
-    stops.put_back(*first)
+def test_stops_that_wait_again_have_their_old_places() -> None:
+    stops = stops_with(
+        order(1, Side.SELL, 99),
+        order(2, Side.BUY, 98),
+        order(3, Side.SELL, 99),
+        order(4, Side.SELL, 100),
+    )
+    for waiting in stops.take_elected(low=99, high=99):
+        stops.add(waiting)
+    stops.add(order(5, Side.SELL, 99))
     stops.check(None)
-    assert elected(stops, low=99, high=99) == [1, 3]
+    assert elected(stops, low=99, high=99) == [2, 4, 1, 3, 5]
 
 
 def test_check_finds_a_stop_that_waits_under_another_price_or_side() -> None:
