@@ -275,7 +275,7 @@ class Engine:
             )
             if rejected is not None:
                 return rejected
-        if command.post and phase is _CONTINUOUS:
+        if command.post:
             return self._would_take(command.side, price)
         return None
 
