@@ -327,6 +327,8 @@ _EPOCH = re.compile(rf"epoch ({POSITIVE})", re.ASCII)
 _CHECK = re.compile(rf"check ({_NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
 
 _SIDES: dict[str, Side] = {side.value: side for side in Side}
+_TIFS = {"": TimeInForce.GTC, **{tif.value: tif for tif in TimeInForce}}
+_SELF_TRADES = {"": SelfTrade.TAKER, **{mode.value: mode for mode in SelfTrade}}
 _TAKERS: dict[str, Side | None] = {**_SIDES, "none": None}
 
 
@@ -368,20 +370,8 @@ def _parse_order(words: Sequence[str], ticker: str) -> CommandRecord:
     oid = _parse_oid(words[0])
     quantity, _, prices = words[3].partition("@")
     price, stop = _parse_prices(prices)
-    if len(words) == 4:
-        order = NewOrder(
-            ticker=ticker,
-            owner=_parse_owner(words[1]),
-            side=_SIDES[words[2]],
-            quantity=_parse_quantity(quantity),
-            price=price,
-            stop=stop,
-        )
-        return CommandRecord(oid, order)
-    options = _OPTIONS.fullmatch(f" {words[4]}")
-    if options is None:
-        raise ValueError(f"no options of an order: {words[4]!r}")
-    client_id, tif, stp, post, peak, cod, signature = options.groups()
+    options = _parse_options(words[4]) if len(words) > 4 else _NO_OPTIONS
+    client_id, tif, stp, post, peak, cod, signature = options
     order = NewOrder(
         ticker=ticker,
         owner=_parse_owner(words[1]),
@@ -389,14 +379,35 @@ def _parse_order(words: Sequence[str], ticker: str) -> CommandRecord:
         quantity=_parse_quantity(quantity),
         price=price,
         stop=stop,
-        client_id=client_id or "",
-        tif=TimeInForce(tif) if tif is not None else TimeInForce.GTC,
-        stp=SelfTrade(stp) if stp is not None else SelfTrade.TAKER,
-        post=post is not None,
-        peak=int(peak) if peak is not None else 0,
-        cod=cod is not None,
+        client_id=client_id,
+        tif=tif,
+        stp=stp,
+        post=post,
+        peak=peak,
+        cod=cod,
     )
-    return CommandRecord(oid, order, signature or "")
+    return CommandRecord(oid, order, signature)
+
+
+_Options = tuple[str, TimeInForce, SelfTrade, bool, int, bool, str]
+_NO_OPTIONS: _Options = ("", TimeInForce.GTC, SelfTrade.TAKER, False, 0, False, "")
+
+
+def _parse_options(text: str) -> _Options:
+    """From client id to signature, as an order's line has them; ValueError."""
+    match = _OPTIONS.fullmatch(f" {text}")
+    if match is None:
+        raise ValueError(f"no options of an order: {text!r}")
+    client_id, tif, stp, post, peak, cod, signature = match.groups("")
+    return (
+        client_id,
+        _TIFS[tif],
+        _SELF_TRADES[stp],
+        post != "",
+        int(peak) if peak else 0,
+        cod != "",
+        signature,
+    )
 
 
 def _parse_other(text: str, ticker: str) -> CommandRecord | None:

@@ -531,11 +531,14 @@ _OID = itemgetter(1)
 
 def _read_order(engine: Engine, text: str) -> tuple[str, int, NewOrder, int, int]:
     """Terms, oid, command, filled and hidden of an open order's line; ValueError if it is none."""
-    _, _, rest = text.partition(" ")
-    rest, _, hidden = rest.rpartition(" hidden=")
-    terms, _, filled = rest.rpartition(" filled=")
+    line, filled, hidden = text.rsplit(" ", 2)
+    _, _, terms = line.partition(" ")
     oid, command = _parse_order(engine, terms)
-    return terms, oid, command, int(filled), int(hidden)
+    return terms, oid, command, int(filled[_FILLED_SIZE:]), int(hidden[_HIDDEN_SIZE:])
+
+
+_FILLED_SIZE = len("filled=")
+_HIDDEN_SIZE = len("hidden=")
 
 
 def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
