@@ -17,6 +17,7 @@ bids 50@50.25; asks -
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -159,7 +160,7 @@ class Engine:
         everything = [
             order for account in self._accounts.values() for order in account.orders.values()
         ]
-        return sorted(everything, key=lambda order: order.oid)
+        return sorted(everything, key=attrgetter("oid"))
 
     def position(self, owner: int) -> int:
         """The owner's net shares: bought less sold, by trades here."""
