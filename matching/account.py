@@ -6,7 +6,7 @@ keeps its place. An `Account` holds its owner's open orders, an `Exposure` what 
 >>> from matching.limits import UNLIMITED
 >>> account = Account(7, UNLIMITED)
 >>> bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)
->>> order = account.open(1, bid)
+>>> order = account.open(1, bid, 1_700_000_000_000_000)
 >>> order.owner, order.remaining, order.status
 (7, 100, <Status.OPEN: 'open'>)
 """
@@ -46,6 +46,7 @@ class Order:
         "open_quantity",
         "previous",
         "terms",
+        "time",
     )
 
     # `Account.open` gives them their values: CPython 3.11 creates an object without an __init__ in
@@ -59,6 +60,8 @@ class Order:
     open_quantity: int
     previous: "Order | None"
     terms: NewOrder
+    time: int
+    """When it was accepted (microseconds), as long as R16 may ask; restored ones have 0."""
 
     @property
     def owner(self) -> int:
@@ -163,8 +166,8 @@ class Account:
         self.exposure = None
         self.limit(limits)
 
-    def open(self, oid: int, command: NewOrder) -> Order:
-        """A new order of this owner."""
+    def open(self, oid: int, command: NewOrder, time: int) -> Order:
+        """A new order of this owner, accepted at `time` (microseconds)."""
         order = self.orders[oid] = Order()
         order.oid = oid
         order.account = self
@@ -173,6 +176,7 @@ class Account:
         order.hidden = 0
         order.canceled = False
         order.level = None
+        order.time = time
         return order
 
     def limit(self, limits: Limits, entries: Iterable[int] = ()) -> None:

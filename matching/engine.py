@@ -61,7 +61,7 @@ from matching.order import (
     Side,
     TimeInForce,
 )
-from matching.recent import RecentEntries
+from matching.recent import Entry, RecentEntries
 from matching.settings import NAMES, BadSetting, read_settings, span
 from matching.stops import WaitingStops
 
@@ -212,8 +212,11 @@ class Engine:
                 account.exposure.note_entry(self.time)
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = account.open(oid, command)
-        self._recent.note(command.owner, self.time)
+        order = account.open(oid, command, self.time)
+        recent = self._recent
+        recent.entries.append(order)
+        if len(recent.entries) >= recent.forget_at:
+            recent.forget(self.time)
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
@@ -525,7 +528,10 @@ class Engine:
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
-        self._recent.note(order.owner, self.time)
+        recent = self._recent
+        recent.entries.append(Entry(order.owner, self.time))
+        if len(recent.entries) >= recent.forget_at:
+            recent.forget(self.time)
         if order.account.exposure is not None:
             order.account.exposure.note_entry(self.time)
         if quantity <= order.filled:

@@ -77,6 +77,7 @@ from matching.order import (
     parse_price,
 )
 from matching.ports import Disk, File, Source
+from matching.recent import Entry
 from matching.records import (
     CommandRecord,
     format_body,
@@ -489,7 +490,7 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
     for owner, entry, count in sorted(rates, key=lambda rate: parse_time(rate[1])):
         exposure = _account(engine, int(owner)).exposure
         for _ in range(int(count)):
-            engine._recent.note(int(owner), parse_time(entry))
+            engine._recent.entries.append(Entry(int(owner), parse_time(entry)))
             if exposure is not None:
                 exposure.note_entry(parse_time(entry))
     _add_ids(engine, told["id"], _add_orders(engine, told))
@@ -508,7 +509,7 @@ def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
     orders: dict[str, Order] = {}
     for terms, oid, command, filled, _ in everything:
         account = _account(engine, command.owner)
-        order = orders[terms] = account.open(oid, command)
+        order = orders[terms] = account.open(oid, command, 0)
         order.open_quantity -= filled
         account.change_open(command.side, order.open_quantity)
     for kind, side in (("bid", engine.book.bids), ("ask", engine.book.asks)):
@@ -586,7 +587,7 @@ def _add_ids(engine: Engine, texts: Sequence[str], open_orders: dict[str, Order]
 def _ended(engine: Engine, oid: int, command: NewOrder, now: str, became: str) -> Order:
     """An order that has ended: as entered, and what it came to be."""
     account = _account(engine, command.owner)
-    order = account.open(oid, command)
+    order = account.open(oid, command, 0)
     del account.orders[oid]
     if now:
         match = _NOW.fullmatch(now)

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.journal": _matching("order events records ports"),
     "matching.marketdata": _matching("order events"),
     "matching.snapshot": _matching(
-        "order events account book clientids stops engine records journal ports"
+        "order events account book clientids recent stops engine records journal ports"
     ),
     "matching.recovery": _matching("order events ports records journal engine snapshot"),
     "matching.snapshotchild": _matching("disk exits journal recovery"),
