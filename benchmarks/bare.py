@@ -9,7 +9,7 @@ Timed is `enter` or `cancel` of each, its fills thrown away.
 
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from benchmarks.contender import Fill, obey, percentile_99
 from matching.order import Cancel, Command, NewOrder, Side
@@ -163,9 +163,10 @@ class Bare:
         for step in self._prepared:
             yield from self._carry_out(book, step)
 
-    def run(self) -> BareBook:
-        book = self.fill()
-        for step in self._prepared:
+    def feed(self, commands: Iterable[Command]) -> BareBook:
+        """For the protocol; its memory is not asked for."""
+        book = BareBook()
+        for step in Bare(list(commands), [])._filling:
             self._carry_out(book, step)
         return book
 

@@ -7,11 +7,11 @@ have their commands laid out in memory alike, and then answers, a JSON value a l
     tape    run the operations on a new engine: the trades' number, volume, notional and crc32
     time    run the operations on a new engine: the seconds of processor time they took
     p99     run the operations on a new engine: the microseconds that all but one in 100 kept below
-    memory  run the operations on a new engine: the bytes that it then holds for each resting order
-    memory_filled   the same before the operations, when the book has been filled
+    memory  the bytes that a new engine holds for each resting order, after all commands
+    memory_filled   the same when the book has been filled
 
 Garbage collection is off while operations run. The orders that first fill the book are not timed,
-and the commands themselves, laid out before, are not counted as memory.
+and of memory all counts that an engine keeps of the commands, read one by one for it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +43,8 @@ class Contender(Protocol):
     def fill(self) -> object:
         """A new engine whose book has been filled."""
 
-    def run(self) -> object:
-        """Such an engine, after the operations."""
+    def feed(self, commands: Iterable[Command]) -> object:
+        """A new engine after these commands, of which nothing is kept but by it."""
 
     def resting(self, engine: Any) -> int:
         """How many orders rest in its book."""
@@ -64,8 +65,10 @@ def obey(prepare: Callable[[list[Command], list[Command]], Contender]) -> None:
         "tape": lambda: tape(contender.fills()),
         "time": lambda: without_collection(contender.seconds),
         "p99": lambda: without_collection(contender.p99),
-        "memory": lambda: _bytes_an_order(contender, contender.run),
-        "memory_filled": lambda: _bytes_an_order(contender, contender.fill),
+        "memory": lambda: _bytes_an_order(contender, read_commands(arguments.file)),
+        "memory_filled": lambda: _bytes_an_order(
+            contender, islice(read_commands(arguments.file), arguments.filling)
+        ),
     }
     answer(answers)
 
@@ -120,12 +123,12 @@ def percentile_99(nanoseconds: list[int]) -> float:
     return ordered[max(0, len(ordered) * 99 // 100 - 1)] / 1_000
 
 
-def _bytes_an_order(contender: Contender, build: Callable[[], object]) -> float:
+def _bytes_an_order(contender: Contender, commands: Iterable[Command]) -> float:
     """What an engine holds, as Python's allocator sees it, for each order in its book."""
     gc.collect()
     tracemalloc.start()
     try:
-        engine = build()
+        engine = contender.feed(commands)
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()
         return held / contender.resting(engine)

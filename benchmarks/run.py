@@ -158,7 +158,7 @@ def compare(
     for moment, question in (("memory", "memory"), ("memory, once filled,", "memory_filled")):
         held, other_held = number(ours, question), number(yardstick, question)
         print(ratio(f"{moment} is", [held / other_held], "the other's"), end="")
-        print(f": {held:.0f} bytes an order beside its command, the other {other_held:.0f}")
+        print(f": {held:.0f} bytes an order, the other {other_held:.0f}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
 
 

@@ -63,9 +63,9 @@ class Yardstick:
                 if isinstance(event, Trade):
                     yield event.maker_order_id, event.taker_order_id, event.price, event.qty
 
-    def run(self) -> MatchingEngine:
-        engine = self.fill()
-        for sequenced in self._prepared:
+    def feed(self, commands: Iterable[emte.Command]) -> MatchingEngine:
+        engine = MatchingEngine()
+        for sequenced in prepare(commands):
             engine.process(sequenced)
         return engine
 

@@ -27,6 +27,7 @@ column 13: expected quantity[@price][/stop], found '1O0@50.25'
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from sys import intern
 from typing import NoReturn, assert_never
 
 from matching import events
@@ -198,7 +199,7 @@ def _parse_ticker(words: _Words, implied: str | None) -> str:
     word = words.peek()
     if TICKER.fullmatch(word) is not None:
         words.skip()
-        return word
+        return intern(word)  # each resting order keeps its command
     if implied is None:
         words.fail("expected a ticker")
     return implied
