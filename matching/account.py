@@ -6,24 +6,26 @@ keeps its place. An `Account` holds its owner's open orders, an `Exposure` what 
 >>> from matching.limits import UNLIMITED
 >>> account = Account(7, UNLIMITED)
 >>> bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=100, price=502500)
->>> order = account.open(1, bid, 1_700_000_000_000_000)
+>>> order = account.open(1, bid)
 >>> order.owner, order.remaining, order.status
 (7, 100, <Status.OPEN: 'open'>)
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from matching.limits import Limits
 from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, format_price
-from matching.recent import RATE_WINDOW
 
 if TYPE_CHECKING:
     from matching.book import Level
 
 USUAL_QUANTITY = 1_000_000
 """The most that an order has of which nothing needs to be asked."""
+
+RATE_WINDOW = 1_000_000
+"""R16's `max_rate` counts what lies in so many microseconds."""
 
 _BUY = Side.BUY  # CPython 3.11 takes as long to look a member up as to create an event
 
@@ -46,7 +48,6 @@ class Order:
         "open_quantity",
         "previous",
         "terms",
-        "time",
     )
 
     # `Account.open` gives them their values: CPython 3.11 creates an object without an __init__ in
@@ -60,8 +61,6 @@ class Order:
     open_quantity: int
     previous: "Order | None"
     terms: NewOrder
-    time: int
-    """When it was accepted (microseconds), as long as R16 may ask; restored ones have 0."""
 
     @property
     def owner(self) -> int:
@@ -166,8 +165,8 @@ class Account:
         self.exposure = None
         self.limit(limits)
 
-    def open(self, oid: int, command: NewOrder, time: int) -> Order:
-        """A new order of this owner, accepted at `time` (microseconds)."""
+    def open(self, oid: int, command: NewOrder) -> Order:
+        """A new order of this owner."""
         order = self.orders[oid] = Order()
         order.oid = oid
         order.account = self
@@ -176,17 +175,16 @@ class Account:
         order.hidden = 0
         order.canceled = False
         order.level = None
-        order.time = time
         return order
 
-    def limit(self, limits: Limits, entries: Iterable[int] = ()) -> None:
-        """These are in force from now on; `entries` are the owner's of the last second."""
+    def limit(self, limits: Limits) -> None:
+        """These are in force from now on."""
         self.limits = limits
         self.unasked = 0 if limits.is_more else min(limits.max_quantity, USUAL_QUANTITY)
         if not limits.is_more:
             self.exposure = None
         elif self.exposure is None:
-            self.exposure = Exposure(self.orders.values(), entries)
+            self.exposure = Exposure(self.orders.values())
 
     def change_open(self, side: Side, quantity: int) -> None:
         """So much more of the owner's is open on a side (negative: less)."""
@@ -209,16 +207,16 @@ class Exposure:
     """What the limits of R16 but `max_quantity` ask about one owner, kept while one of them is set.
 
     `open_buys` and `open_sells` are what is open on either side, waiting stops included; `entries`
-    are the times (microseconds) at which orders and amends were accepted, of the second before the
-    last one or before the last question.
+    are the times (microseconds) at which orders and amends were accepted since then, of the second
+    before the last one or before the last question.
     """
 
     __slots__ = ("entries", "open_buys", "open_sells")
 
-    def __init__(self, orders: Collection[Order], entries: Iterable[int]) -> None:
+    def __init__(self, orders: Collection[Order]) -> None:
         self.open_buys = _sum_open(orders, Side.BUY)
         self.open_sells = _sum_open(orders, Side.SELL)
-        self.entries = deque(entries)
+        self.entries: deque[int] = deque()
 
     def change(self, side: Side, quantity: int) -> None:
         """So much more is open on a side (negative: less)."""

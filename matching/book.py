@@ -10,7 +10,7 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 >>> account, book = Account(7, UNLIMITED), OrderBook()
 >>> for oid, quantity in ((1, 100), (2, 50)):
 ...     bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=quantity, price=502500)
-...     book.bids.add(account.open(oid, bid, 0))
+...     book.bids.add(account.open(oid, bid))
 >>> book.levels(Side.BUY, depth=10)
 [(502500, 150, 2)]
 >>> book.bids.remove(book.bids.best.first)

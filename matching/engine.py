@@ -61,7 +61,6 @@ from matching.order import (
     Side,
     TimeInForce,
 )
-from matching.recent import Entry, RecentEntries
 from matching.settings import NAMES, BadSetting, read_settings, span
 from matching.stops import WaitingStops
 
@@ -120,7 +119,6 @@ class Engine:
         self._accounts: dict[int, Account] = {}
         self._ids = ClientIds()
         self._generations: dict[int, int] = {}
-        self._recent = RecentEntries()
         self._lowest, self._highest = _ANY_PRICE
         self._is_ordinary = phase is _CONTINUOUS
 
@@ -212,11 +210,7 @@ class Engine:
                 account.exposure.note_entry(self.time)
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = account.open(oid, command, self.time)
-        recent = self._recent
-        recent.entries.append(order)
-        if len(recent.entries) >= recent.forget_at:
-            recent.forget(self.time)
+        order = account.open(oid, command)
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
@@ -528,12 +522,9 @@ class Engine:
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
-        recent = self._recent
-        recent.entries.append(Entry(order.owner, self.time))
-        if len(recent.entries) >= recent.forget_at:
-            recent.forget(self.time)
-        if order.account.exposure is not None:
-            order.account.exposure.note_entry(self.time)
+        exposure = order.account.exposure
+        if exposure is not None:
+            exposure.note_entry(self.time)
         if quantity <= order.filled:
             events.append(self._end(order, CancelReason.AMENDED))
             order.open_quantity += quantity - order.quantity
@@ -784,10 +775,9 @@ class Engine:
         except BadLimit as error:
             return [Rejected("invalid_setting", str(error), "R16")]
         self.limits.change(owner, limits)
-        entries = self._recent.by_owner(self.time)
         for account in self._accounts.values():
             if owner is None or account.owner == owner:
-                account.limit(self.limits.of(account.owner), entries.get(account.owner, ()))
+                account.limit(self.limits.of(account.owner))
         return [LimitChanged(owner, name, value) for name, value in command.limits]
 
     def _raise_key(self, command: RaiseKey) -> Sequence[Event]:

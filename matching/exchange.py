@@ -999,7 +999,7 @@ def _oid_of_command(command: Command, first: Event | None) -> int:
 
 def _ended_order(oid: int, command: NewOrder, events: Sequence[Event]) -> Order:
     """An order that ended as it came, and has no id by which the engine would remember it."""
-    order = Account(command.owner, UNLIMITED).open(oid, command, 0)
+    order = Account(command.owner, UNLIMITED).open(oid, command)
     for event in events:
         if isinstance(event, Trade) and oid in (event.buy_oid, event.sell_oid):
             order.open_quantity -= event.quantity

@@ -13,7 +13,7 @@ from matching.order import NewOrder, Side, Status
 
 def order(oid: int, side: Side, price: int, *, quantity: int = 10, peak: int = 0) -> Order:
     command = NewOrder(ticker="intc", owner=1, side=side, quantity=quantity, price=price, peak=peak)
-    return Account(1, UNLIMITED).open(oid, command, 0)
+    return Account(1, UNLIMITED).open(oid, command)
 
 
 class Book(OrderBook):

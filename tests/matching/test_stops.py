@@ -10,7 +10,7 @@ from matching.stops import WaitingStops
 
 def order(oid: int, side: Side, stop: int) -> Order:
     command = NewOrder(ticker="intc", owner=1, side=side, quantity=10, stop=stop)
-    return Account(1, UNLIMITED).open(oid, command, 0)
+    return Account(1, UNLIMITED).open(oid, command)
 
 
 def stops_with(*orders: Order) -> WaitingStops:
