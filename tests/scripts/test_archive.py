@@ -100,7 +100,9 @@ def test_a_changed_byte_is_found_by_the_last_one_at_the_latest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"not gzip", gzip.compress(b"not tar"), gzip.compress(b"\0" * 10_240)]
+    "data",
+    [b"", b"not gzip", gzip.compress(b"not tar"), gzip.compress(b"\0" * 10_240)],
+    ids=["empty", "no gzip", "no tar", "an empty tar"],  # the bytes of gzip tell the time
 )
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.tgz").write_bytes(data)
