@@ -133,12 +133,8 @@ class Session:
 
     async def connect(self) -> None:
         await self._client.connect()
-        try:
+        with _passing_is_away():
             await self._client.login()
-        except Refused as refused:
-            if refused.code in PASSING:
-                raise Away(refused.message) from refused
-            raise
 
     async def close(self) -> None:
         await self._client.close()
@@ -153,9 +149,21 @@ class Session:
 
     async def send(self, commands: Sequence[NewOrder]) -> Sequence[Answer | None]:
         self._frames += 1
-        if self._frames % CLEAR_TURNS == 0:
-            await self._client.send("del all")
-        return await self._client.send_many(commands)
+        with _passing_is_away():
+            if self._frames % CLEAR_TURNS == 0:
+                await self._client.send("del all")
+            return await self._client.send_many(commands)
+
+
+@contextmanager
+def _passing_is_away() -> Iterator[None]:
+    """A server that begins or stops has carried nothing out: it is as good as away."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.code in PASSING:
+            raise Away(refused.message) from refused
+        raise
 
 
 class Post:

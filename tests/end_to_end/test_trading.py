@@ -370,6 +370,7 @@ def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_aft
         trader.fill_ticket(10, "99.00")
         trader.page.get_by_role("button", name="Buy 10 at 99.00").click()
         [order] = trader.wait_for_orders(1)
+        trader.wait_for_level("bids", "99.00", 10)
 
         market.server.kill()
         trader.wait_for_line("stale")
