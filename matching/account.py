@@ -12,20 +12,18 @@ keeps its place. An `Account` holds its owner's open orders, an `Exposure` what 
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from matching.limits import Limits
 from matching.order import NewOrder, SelfTrade, Side, Status, TimeInForce, format_price
+from matching.recent import RATE_WINDOW
 
 if TYPE_CHECKING:
     from matching.book import Level
 
 USUAL_QUANTITY = 1_000_000
 """The most that an order has of which nothing needs to be asked."""
-
-RATE_WINDOW = 1_000_000
-"""R16's `max_rate` counts what lies in so many microseconds."""
 
 _BUY = Side.BUY  # CPython 3.11 takes as long to look a member up as to create an event
 
@@ -177,14 +175,14 @@ class Account:
         order.level = None
         return order
 
-    def limit(self, limits: Limits) -> None:
-        """These are in force from now on."""
+    def limit(self, limits: Limits, entries: Iterable[int] = ()) -> None:
+        """These are in force from now on; `entries` are the owner's of the last second."""
         self.limits = limits
         self.unasked = 0 if limits.is_more else min(limits.max_quantity, USUAL_QUANTITY)
         if not limits.is_more:
             self.exposure = None
         elif self.exposure is None:
-            self.exposure = Exposure(self.orders.values())
+            self.exposure = Exposure(self.orders.values(), entries)
 
     def change_open(self, side: Side, quantity: int) -> None:
         """So much more of the owner's is open on a side (negative: less)."""
@@ -207,16 +205,16 @@ class Exposure:
     """What the limits of R16 but `max_quantity` ask about one owner, kept while one of them is set.
 
     `open_buys` and `open_sells` are what is open on either side, waiting stops included; `entries`
-    are the times (microseconds) at which orders and amends were accepted since then, of the second
-    before the last one or before the last question.
+    are the times (microseconds) at which orders and amends were accepted, of the second before the
+    last one or before the last question.
     """
 
     __slots__ = ("entries", "open_buys", "open_sells")
 
-    def __init__(self, orders: Collection[Order]) -> None:
+    def __init__(self, orders: Collection[Order], entries: Iterable[int]) -> None:
         self.open_buys = _sum_open(orders, Side.BUY)
         self.open_sells = _sum_open(orders, Side.SELL)
-        self.entries: deque[int] = deque()
+        self.entries = deque(entries)
 
     def change(self, side: Side, quantity: int) -> None:
         """So much more is open on a side (negative: less)."""

@@ -61,6 +61,7 @@ from matching.order import (
     Side,
     TimeInForce,
 )
+from matching.recent import RecentEntries
 from matching.settings import NAMES, BadSetting, read_settings, span
 from matching.stops import WaitingStops
 
@@ -119,6 +120,7 @@ class Engine:
         self._accounts: dict[int, Account] = {}
         self._ids = ClientIds()
         self._generations: dict[int, int] = {}
+        self._recent = RecentEntries()
         self._lowest, self._highest = _ANY_PRICE
         self._is_ordinary = phase is _CONTINUOUS
 
@@ -211,6 +213,12 @@ class Engine:
         oid = self.next_oid
         self.next_oid = oid + 1
         order = account.open(oid, command)
+        recent, time = self._recent, self.time
+        recent.page.append(command.owner)  # as `note` does, whose call would take as long again
+        recent.page.append(time - recent.latest)
+        recent.latest = time
+        if oid >= recent.full_at:
+            recent.turn(oid + 1)
         if command.client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
@@ -522,9 +530,9 @@ class Engine:
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
-        exposure = order.account.exposure
-        if exposure is not None:
-            exposure.note_entry(self.time)
+        self._recent.note(order.owner, self.time, next_oid=self.next_oid)
+        if order.account.exposure is not None:
+            order.account.exposure.note_entry(self.time)
         if quantity <= order.filled:
             events.append(self._end(order, CancelReason.AMENDED))
             order.open_quantity += quantity - order.quantity
@@ -775,9 +783,10 @@ class Engine:
         except BadLimit as error:
             return [Rejected("invalid_setting", str(error), "R16")]
         self.limits.change(owner, limits)
+        entries = self._recent.by_owner(self.time)
         for account in self._accounts.values():
             if owner is None or account.owner == owner:
-                account.limit(self.limits.of(account.owner))
+                account.limit(self.limits.of(account.owner), entries.get(account.owner, ()))
         return [LimitChanged(owner, name, value) for name, value in command.limits]
 
     def _raise_key(self, command: RaiseKey) -> Sequence[Event]:
@@ -817,6 +826,7 @@ class Engine:
         printable = self._may_print(self.breaker_reference)
         assert (self._lowest, self._highest) == printable, (self._lowest, self._highest)
         self._ids.check()
+        self._recent.check()
 
 
 _CARRY_OUT: dict[type[Command], Callable[[Engine, Any], Sequence[Event]]] = {

@@ -18,8 +18,8 @@ of them, each with a newline. Journals hold such hashes: another form of line ne
     phase continuous
     position 4 -8                            an owner's net shares, if any
     rate 7 1700000000.050000 2               then so many orders and amends were accepted of an
-                                             owner who has limits beside max_quantity; within a
-                                             second before the last record only (R16)
+                                             owner but the house, within a second before the last
+                                             record (R16)
     setting collar 50000                     R3, R12, R17, in ten-thousandths
     stop-buy 000000001 TERMS filled=0 hidden=0   waiting, in order of election (R7)
     stop-sell 000000001 TERMS filled=0 hidden=0  likewise
@@ -60,13 +60,14 @@ import msgspec
 from msgspec.structs import replace
 
 from matching import clientids
-from matching.account import RATE_WINDOW, Account, Order
+from matching.account import Account, Order
 from matching.book import BookSide
 from matching.clientids import ClientIds
 from matching.engine import Engine
 from matching.events import Trade
 from matching.journal import RULES, Header, Position
 from matching.order import (
+    HOUSE,
     TICKER,
     Command,
     NewOrder,
@@ -412,23 +413,16 @@ def _engine_lines(engine: Engine, time: int) -> Iterator[str]:
     for owner, generation in engine._generations.items():
         yield f"key {owner} {generation}"
     for account in engine._accounts.values():
-        yield from _account_lines(account, time)
+        if account.position:
+            yield f"position {account.owner} {account.position}"
+    for owner, entries in engine._recent.by_owner(time).items():
+        for entry, count in Counter(entries).items() if owner != HOUSE else ():
+            yield f"rate {owner} {format_time(entry)} {count}"
     yield from _queue_lines("bid", _resting(engine.book.bids))
     yield from _queue_lines("ask", _resting(engine.book.asks))
     yield from _queue_lines("stop-buy", _waiting(engine._stops, Side.BUY))
     yield from _queue_lines("stop-sell", _waiting(engine._stops, Side.SELL))
     yield from _id_lines(engine._ids)
-
-
-def _account_lines(account: Account, time: int) -> Iterator[str]:
-    owner = account.owner
-    if account.position:
-        yield f"position {owner} {account.position}"
-    if account.exposure is not None:
-        entries = account.exposure.entries
-        recent = Counter(entry for entry in entries if entry > time - RATE_WINDOW)
-        for entry, count in recent.items():
-            yield f"rate {owner} {format_time(entry)} {count}"
 
 
 def _resting(side: BookSide) -> Iterator[Order]:
@@ -494,9 +488,10 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
     rates = [text.split(" ") for text in told["rate"]]
     for owner, entry, count in sorted(rates, key=lambda rate: parse_time(rate[1])):
         exposure = _account(engine, int(owner)).exposure
-        if exposure is None:
-            raise ValueError(f"owner {owner} has no limits")
-        exposure.entries.extend([parse_time(entry)] * int(count))
+        for _ in range(int(count)):
+            engine._recent.note(int(owner), parse_time(entry), next_oid=engine.next_oid)
+            if exposure is not None:
+                exposure.note_entry(parse_time(entry))
     _add_ids(engine, told["id"], _add_orders(engine, told))
     return engine
 

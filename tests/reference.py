@@ -114,7 +114,7 @@ class ReferenceEngine:
     settings: dict[str, int] = field(default_factory=dict)
     limits: dict[tuple[int | None, str], int] = field(default_factory=dict)
     generations: dict[int, int] = field(default_factory=dict)
-    times: list[tuple[int, int]] = field(default_factory=list)  # (owner, when), of those counted
+    times: list[tuple[int, int]] = field(default_factory=list)  # (owner, when)
     events: list[Event] = field(default_factory=list)
 
     def apply(self, command: Command, at: int) -> list[Event]:
@@ -229,7 +229,7 @@ class ReferenceEngine:
             self.reject("would_take", "R8")
         else:
             self.orders.append(order)
-            self.count_entry(asked.owner, at)
+            self.times.append((asked.owner, at))
             self.events.append(Accepted(order.oid))
             self.work(order)
 
@@ -292,7 +292,7 @@ class ReferenceEngine:
 
     def take_over(self, order: ReferenceOrder, wanted: ReferenceOrder, at: int) -> None:
         order.total, order.price, order.stop = wanted.total, wanted.price, wanted.stop
-        self.count_entry(order.owner, at)
+        self.times.append((order.owner, at))
         self.events.append(Amended(order.oid, order.total, order.price, order.stop))
 
     def is_no_peak(self, order: ReferenceOrder) -> bool:
@@ -324,14 +324,6 @@ class ReferenceEngine:
             if limit != 0 and self.is_over(name, limit, order, at):
                 return CODES.get(name, name)
         return ""
-
-    def is_counted(self, owner: int) -> bool:
-        """Whether the owner's entries are counted: while any limit but max_quantity holds."""
-        return owner != 0 and any(self.limit(owner, name) for name in LIMITS[1:])
-
-    def count_entry(self, owner: int, at: int) -> None:
-        if self.is_counted(owner):
-            self.times.append((owner, at))
 
     def limit(self, owner: int | None, name: str) -> int:
         """In ten-thousandths, as the venue wrote it."""
@@ -633,7 +625,6 @@ class ReferenceEngine:
             else:
                 self.limits[command.owner, name] = value
             self.events.append(LimitChanged(command.owner, name, value))
-        self.times = [(owner, when) for owner, when in self.times if self.is_counted(owner)]
 
     def raise_key(self, command: RaiseKey) -> None:
         if command.owner == 0 or command.generation <= self.generations.get(command.owner, 1):

@@ -19,7 +19,7 @@ CORE = (
     "order events account auction book clientids limits settings stops protocol signing"
     " engine records journal snapshot recovery session exchange marketdata deadman fanout"
     " client ports disk config console exits pidfile groupcommit server realtime httphandlers"
-    " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter refusals"
+    " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter recent refusals"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -42,7 +42,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.settings": _matching("order"),
     "matching.limits": _matching("order"),
     "matching.refusals": _matching("order events"),
-    "matching.account": _matching("order limits book"),  # book: for the types of its places only
+    "matching.recent": (),
+    "matching.account": _matching(
+        "order limits recent book"
+    ),  # book: for the types of its places only
     "matching.book": _matching("order account"),
     "matching.stops": _matching("order account"),
     "matching.clientids": _matching("order account"),
@@ -51,13 +54,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.scenario": _matching("events protocol"),
     "matching.conformance": _matching("order events protocol engine scenario"),
     "matching.engine": _matching(
-        "order events account auction book clientids limits refusals settings stops"
+        "order events account auction book clientids limits recent refusals settings stops"
     ),
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),
     "matching.marketdata": _matching("order events"),
     "matching.snapshot": _matching(
-        "order events account book clientids stops engine records journal ports"
+        "order events account book clientids recent stops engine records journal ports"
     ),
     "matching.recovery": _matching("order events ports records journal engine snapshot"),
     "matching.snapshotchild": _matching("disk exits journal recovery"),

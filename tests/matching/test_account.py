@@ -1,10 +1,11 @@
 """Accounts: what of an owner's past R16 can still ask for, and nothing older."""
 
-from matching.account import RATE_WINDOW, Exposure
+from matching.account import Exposure
+from matching.recent import RATE_WINDOW
 
 
 def test_r16_a_rate_counts_the_second_that_ends_now_its_beginning_left_out() -> None:
-    exposure = Exposure([])
+    exposure = Exposure([], [])
     for time in (10, 10, 11):
         exposure.note_entry(time)
     assert exposure.rate(10 + RATE_WINDOW - 1) == 3
@@ -13,7 +14,7 @@ def test_r16_a_rate_counts_the_second_that_ends_now_its_beginning_left_out() -> 
 
 
 def test_r16_times_that_no_rate_counts_any_more_are_forgotten_also_if_none_is_asked() -> None:
-    exposure = Exposure([])
+    exposure = Exposure([], [])
     for second in range(100):
         exposure.note_entry(second * RATE_WINDOW)
         exposure.check([])

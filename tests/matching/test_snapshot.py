@@ -206,6 +206,9 @@ def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
         "phase continuous",
         "position 1 -15",
         "position 2 15",
+        "rate 1 1700000000.000000 1",
+        "rate 2 1700000000.000000 2",
+        "rate 3 1700000000.000000 1",
         "rate 7 1700000000.000000 1",
         "setting band 0",
         "setting breaker 50000",
@@ -218,7 +221,6 @@ def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
 
 def test_what_no_rate_can_count_any_more_is_not_part_of_the_state() -> None:
     engine = Engine("intc")
-    engine.apply(parse("limit intc * max_rate=10"), 1_000_000)
     engine.apply(parse("7:buy intc 1@50"), 1_000_000)
     engine.apply(parse("0:buy intc 1@50"), 1_000_000)
 
