@@ -212,9 +212,17 @@ class Engine:
                 account.exposure.note_entry(self.time)
         oid = self.next_oid
         self.next_oid = oid + 1
-        order = account.open(oid, command)
+        # `account.open` and `recent.note`, written out: the calls took a tenth of all instructions.
+        order = account.orders[oid] = Order()
+        order.oid = oid
+        order.account = account
+        order.terms = command
+        order.open_quantity = quantity
+        order.hidden = 0
+        order.canceled = False
+        order.level = None
         recent, time = self._recent, self.time
-        recent.page.append(command.owner)  # as `note` does, whose call would take as long again
+        recent.page.append(command.owner)
         recent.page.append(time - recent.latest)
         recent.latest = time
         if oid >= recent.full_at:
