@@ -133,6 +133,10 @@ class Order:
             return Status.PARTIALLY_FILLED
         return Status.OPEN
 
+    def keeps_place(self, *, quantity: int, price: int, stop: int) -> bool:
+        """Whether it has its place in time still with these terms: only less quantity (R6)."""
+        return quantity <= self.quantity and price == self.price and stop == self.stop
+
     def __repr__(self) -> str:
         stop = f"/{format_price(self.stop)}" if self.stop else ""
         hidden = f" ({self.hidden} hidden)" if self.hidden else ""

@@ -23,7 +23,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from matching import refusals
-from matching.account import USUAL_QUANTITY, Account, Exposure, Order
+from matching.account import USUAL_QUANTITY, Account, Order
+from matching.admission import why_not_amend, why_not_enter, why_not_traded
 from matching.auction import Uncross, uncross_price
 from matching.book import BookSide, OrderBook
 from matching.clientids import ClientIds
@@ -176,11 +177,11 @@ class Engine:
     def indicative(self) -> Uncross | None:
         """What the book would uncross at now (R10); None if nothing crosses."""
         return uncross_price(
-            self.book.bids.quantities(), self.book.asks.quantities(), reference=self._mark
+            self.book.bids.quantities(), self.book.asks.quantities(), reference=self.mark
         )
 
     @property
-    def _mark(self) -> int:
+    def mark(self) -> int:
         """What a share counts for: last, before the first trade the reference price."""
         return self.reference if self.last is None else self.last
 
@@ -197,14 +198,14 @@ class Engine:
                 return [_answer_again(known, self._ids.commands[known.oid], command)]
         quantity, price = command.quantity, command.price
         if not (
-            # Most orders are fine at one look; `_why_not` would say the same of them, at length.
+            # Most orders are fine at one look; admission says the same of them, at length.
             0 < quantity <= account.unasked
             and price <= _USUAL_PRICE
             and self._is_ordinary
             and not (command.stop or command.post or command.peak)
             and not (quantity % self.lot or price % self.tick)
         ):
-            rejected = self._why_not(command, account)
+            rejected = why_not_enter(self, command, account)
             if rejected is not None:
                 return [rejected]
             if account.exposure is not None:
@@ -250,115 +251,6 @@ class Engine:
     def _open_account(self, owner: int) -> Account:
         account = self._accounts[owner] = Account(owner, self.limits.of(owner))
         return account
-
-    def _why_not(self, command: NewOrder, account: Account) -> Rejected | None:
-        """The first reason against a new order, in RULES' "Order of checks"; None: accepted."""
-        quantity, price, phase = command.quantity, command.price, self.phase
-        if phase is not _CONTINUOUS and phase is not _AUCTION:
-            return refusals.not_traded(self.ticker, phase)
-        if quantity == 0:
-            return refusals.no_quantity()
-        if quantity % self.lot:
-            return refusals.off_lot(quantity, self.lot)
-        if price % self.tick:
-            return refusals.off_grid(price, self.tick)
-        if command.stop or command.post or command.peak:
-            rejected = self._why_not_special(command)
-            if rejected is not None:
-                return rejected
-        elif quantity * price > MAX_ORDER_VALUE:
-            return refusals.too_valuable(quantity, price)
-        if phase is _AUCTION and not command.stop:
-            rejected = refusals.unfit_for_auction(command)
-            if rejected is not None:
-                return rejected
-        if price and self.settings["band"]:
-            rejected = self._outside_band(price, command.stop)
-            if rejected is not None:
-                return rejected
-        if command.stop and self._has_reached(command.side, command.stop):
-            return refusals.stop_reached(command.side, command.stop, self._mark)
-        if quantity > account.limits.max_quantity:
-            return refusals.too_large(quantity, account.limits.max_quantity)
-        if account.exposure is not None:
-            rejected = self._beyond_limits(
-                account,
-                account.exposure,
-                side=command.side,
-                quantity=quantity,
-                opening=quantity,
-                price=price or command.stop or self._mark,
-                others=len(account.orders) if _may_stay_open(command) else None,
-            )
-            if rejected is not None:
-                return rejected
-        if command.post:
-            return self._would_take(command.side, price)
-        return None
-
-    def _why_not_special(self, command: NewOrder) -> Rejected | None:
-        """The same for what only orders with a stop, post or peak can have wrong."""
-        if command.stop % self.tick:
-            return refusals.off_grid(command.stop, self.tick)
-        value_price = max(command.price, command.stop)
-        if command.quantity * value_price > MAX_ORDER_VALUE:
-            return refusals.too_valuable(command.quantity, value_price)
-        rejected = refusals.unfit_post(command) if command.post else None
-        if rejected is None and command.peak:
-            rejected = refusals.unfit_iceberg(command, self.lot)
-        return rejected
-
-    def _outside_band(self, price: int, stop: int) -> Rejected | None:
-        """R12's entry band: around the order's own stop while it waits, else around last."""
-        middle = stop or self._mark
-        if abs(price - middle) <= span(self.settings["band"], middle):
-            return None
-        what = "the stop" if stop else "last" if self.last is not None else "the reference"
-        return refusals.outside_band(price, self.settings["band"], middle, what)
-
-    def _has_reached(self, side: Side, stop: int) -> bool:
-        """Whether last has reached the stop already, equal included (R7)."""
-        if self.last is None:
-            return False
-        return self.last >= stop if side is _BUY else self.last <= stop
-
-    def _beyond_limits(
-        self,
-        account: Account,
-        exposure: Exposure,
-        *,
-        side: Side,
-        quantity: int,
-        opening: int,
-        price: int,
-        others: int | None,
-    ) -> Rejected | None:
-        """R16's limits but the first, for an order of `quantity` of which `opening` is new.
-
-        `others` are the open orders beside it, None where they do not matter.
-        """
-        limits = account.limits
-        if others is not None and others >= limits.max_open_orders:
-            return refusals.too_many(account.owner, others)
-        if side is _BUY:
-            reached = account.position + exposure.open_buys + opening
-        else:
-            reached = -account.position + exposure.open_sells + opening
-        if reached > limits.max_position:
-            return refusals.too_far(side, reached, limits.max_position)
-        if quantity * price > limits.max_notional:
-            return refusals.too_dear(quantity, price, limits.max_notional)
-        if exposure.rate(self.time) >= limits.max_rate:
-            return refusals.too_fast(limits.max_rate)
-        return None
-
-    def _would_take(self, side: Side, price: int) -> Rejected | None:
-        """R8: whether a post-only order would find somebody to trade with."""
-        opposite = self.book.opposite(side)
-        if not opposite.is_reached_by(price):
-            return None
-        assert opposite.best is not None
-        return refusals.would_take(side, price, opposite.best.price)
 
     def _run(self, order: Order, events: list[Event]) -> None:
         """Run an incoming or triggered order to its end: trade, then rest or be canceled (R4)."""
@@ -525,16 +417,16 @@ class Engine:
 
     def _amend(self, command: Amend) -> Sequence[Event]:
         """R6: another total, price or stop under the same oid."""
-        phase = self.phase
-        if phase is not _CONTINUOUS and phase is not _AUCTION:
-            return [refusals.not_traded(self.ticker, phase)]
+        rejected = why_not_traded(self)
+        if rejected is not None:
+            return [rejected]
         order = self._named_by(command)
         if order is None:
             return [refusals.not_found(command)]
         price = order.price if command.price is None else command.price
         stop = order.stop if command.stop is None else command.stop
         quantity = command.quantity
-        rejected = self._why_not_amend(order, quantity=quantity, price=price, stop=stop)
+        rejected = why_not_amend(self, order, quantity=quantity, price=price, stop=stop)
         if rejected is not None:
             return [rejected]
         events: list[Event] = [Amended(order.oid, quantity, price, stop)]
@@ -545,67 +437,11 @@ class Engine:
             events.append(self._end(order, CancelReason.AMENDED))
             order.open_quantity += quantity - order.quantity
             order.terms = replace(order.terms, quantity=quantity, price=price, stop=stop)
-        elif _loses_priority(order, quantity=quantity, price=price, stop=stop):
+        elif not order.keeps_place(quantity=quantity, price=price, stop=stop):
             self._enter_again(order, events, quantity=quantity, price=price, stop=stop)
         elif quantity < order.quantity:
             self._reduce(order, order.quantity - quantity)
         return events
-
-    def _why_not_amend(
-        self, order: Order, *, quantity: int, price: int, stop: int
-    ) -> Rejected | None:
-        """The first reason against an amend, in RULES' "Order of checks"; None: it is done."""
-        if quantity == 0:
-            return refusals.no_quantity()
-        if quantity % self.lot:
-            return refusals.off_lot(quantity, self.lot)
-        for each in (price, stop):
-            if each % self.tick:
-                return refusals.off_grid(each, self.tick)
-        rejected = refusals.unfit_amend(order.terms, price=price, stop=stop)
-        if rejected is not None:
-            return rejected
-        if quantity * max(price, stop) > MAX_ORDER_VALUE:
-            return refusals.too_valuable(quantity, max(price, stop))
-        if quantity <= order.filled:
-            return None
-        if order.peak:
-            rejected = refusals.unfit_peak(order.peak, quantity, self.lot)
-            if rejected is not None:
-                return rejected
-        is_moved = price != order.price or stop != order.stop
-        if price and is_moved and self.settings["band"]:
-            rejected = self._outside_band(price, stop)
-            if rejected is not None:
-                return rejected
-        if stop != order.stop and self._has_reached(order.side, stop):
-            return refusals.stop_reached(order.side, stop, self._mark)
-        if not _loses_priority(order, quantity=quantity, price=price, stop=stop):
-            return None
-        return self._why_not_again(order, quantity=quantity, price=price, stop=stop)
-
-    def _why_not_again(
-        self, order: Order, *, quantity: int, price: int, stop: int
-    ) -> Rejected | None:
-        """The same for what only an amend that loses priority can have wrong: limits, post."""
-        account = order.account
-        if quantity > account.limits.max_quantity:
-            return refusals.too_large(quantity, account.limits.max_quantity)
-        if account.exposure is not None:
-            rejected = self._beyond_limits(
-                account,
-                account.exposure,
-                side=order.side,
-                quantity=quantity,
-                opening=quantity - order.quantity,
-                price=price or stop,
-                others=len(account.orders) - 1,
-            )
-            if rejected is not None:
-                return rejected
-        if order.post and self.phase is _CONTINUOUS:
-            return self._would_take(order.side, price)
-        return None
 
     def _enter_again(
         self, order: Order, events: list[Event], *, quantity: int, price: int, stop: int
@@ -862,14 +698,3 @@ def _answer_again(order: Order, entered: NewOrder, command: NewOrder) -> Duplica
         return Duplicate(order.oid, order.status, order.filled, order.remaining)
     message = f"id {command.client_id} is the id of order #{order.oid}, which is another one"
     return Rejected("duplicate_id", message, "R14")
-
-
-def _may_stay_open(command: NewOrder) -> bool:
-    """Whether R16 counts the order among the open ones: not if it ends as it comes."""
-    is_immediate = not command.price or command.tif in (_IOC, _FOK)
-    return bool(command.stop) or not is_immediate
-
-
-def _loses_priority(order: Order, *, quantity: int, price: int, stop: int) -> bool:
-    """R6: only less quantity, at the same price and stop, keeps an order's place."""
-    return price != order.price or stop != order.stop or quantity > order.quantity

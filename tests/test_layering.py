@@ -20,6 +20,7 @@ CORE = (
     " engine records journal snapshot recovery session exchange marketdata deadman fanout"
     " client ports disk config console exits pidfile groupcommit server realtime httphandlers"
     " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter recent refusals"
+    " admission"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.settings": _matching("order"),
     "matching.limits": _matching("order"),
     "matching.refusals": _matching("order events"),
+    "matching.admission": _matching("order events account book limits refusals settings"),
     "matching.recent": (),
     "matching.account": _matching(
         "order limits recent book"
@@ -54,7 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.scenario": _matching("events protocol"),
     "matching.conformance": _matching("order events protocol engine scenario"),
     "matching.engine": _matching(
-        "order events account auction book clientids limits recent refusals settings stops"
+        "order events account admission auction book clientids limits recent refusals settings"
+        " stops"
     ),
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events records ports"),
