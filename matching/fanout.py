@@ -7,6 +7,7 @@ watch the same window and keep up, and goes to each socket directly while nothin
 |---|---|
 | 64 KiB of public feed | no more is added; once it has read all, it gets one update: the union |
 |   | of the changed levels in their newest state, the last 50 trades |
+| nothing | it gets the next update, however large; of more than 512 trades the last 50 |
 | anything, and it reads nothing for 5 s | it is closed with 1013 |
 | 256 KiB in all | `drained` says when to read from it again |
 | 16 MiB in all | it is closed: private messages are never dropped, and nor is the process |
@@ -39,6 +40,9 @@ from matching.marketdata import (
 
 PUBLIC_LIMIT = 64 * 1024
 """Bytes of public feed that may wait for one listener."""
+
+TRADES_TOLD = 512
+"""Trades in one update that are all told: what some 56 KiB hold. Of more, the last 50 are."""
 
 READ_LIMIT = 256 * 1024
 """Bytes waiting for a client above which nothing more is read from it."""
@@ -131,7 +135,9 @@ class Listener:
 
     def _publish(self, data: bytes, update: "_Update") -> None:
         """Send an encoded public frame, or remember what it said if the client is behind."""
-        if self._backlog is None and self._public_waiting + len(data) <= PUBLIC_LIMIT:
+        waiting = self._public_waiting
+        if self._backlog is None and (waiting == 0 or waiting + len(data) <= PUBLIC_LIMIT):
+            # Where nothing waits, no progress would come that sends what was only remembered.
             self._put(data, public=True)
             return
         if self._backlog is None:
@@ -405,6 +411,8 @@ class _Group:
         bids, asks = self._window.take_changes() if self._window is not None else (None, None)
         changed = dict(pending.changed)
         trades = changed.pop("trades")
+        if len(trades) > TRADES_TOLD:
+            trades = trades[-TRADES_KEPT:]
         update = _Update(
             prev=self._seq,
             seq=self._feed.seq,

@@ -198,6 +198,28 @@ def test_what_changes_within_one_interval_is_one_update_with_all_its_trades() ->
     run(scenario)
 
 
+def test_an_update_larger_than_may_wait_reaches_who_waits_for_nothing() -> None:
+    """As an auction's uncross is: of very many trades the last 50, of levels all that changed."""
+
+    async def scenario(floor: Floor) -> None:
+        floor.depth = 1_000
+        watcher = await floor.connect()
+        await watcher.next("snapshot")
+        trades = [{"tid": tid, "price": "50.00"} for tid in range(1, 5_001)]
+        far = 10_000_000_001
+        levels = [(Side.BUY, far + 100 * each, 10**9) for each in range(1_000)]
+        levels += [(Side.SELL, 2 * far + 100 * each, 10**9) for each in range(1_000)]
+        floor.change(*levels, trades=trades)
+        update = await watcher.next("update")
+        assert len(json.dumps(update)) > fanout_module.PUBLIC_LIMIT
+        assert [trade["tid"] for trade in update["trades"]] == list(range(4_951, 5_001))
+        floor.change((Side.BUY, far, 0), trades=[{"tid": 5_001, "price": "50.00"}])
+        await watcher.catch_up(2)
+        assert watcher.bids == {level[0]: level[1] for level in floor.feed.levels(Side.BUY, 1_000)}
+
+    run(scenario)
+
+
 def test_each_depth_sees_its_own_window_and_channels_may_be_left_out() -> None:
     async def scenario(floor: Floor) -> None:
         floor.change((Side.BUY, 500_000, 5), (Side.BUY, 490_000, 4), (Side.BUY, 480_000, 3))
