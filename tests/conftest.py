@@ -3,12 +3,14 @@
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from app.models import db
-from tests.database import DATABASES, drop_databases, own_database
+from app.models.db import DAL, _waits, close
+from matching.config import Var
+from tests.database import DATABASES, drop_databases, make_database, make_var, own_database
 
 settings.register_profile("emte", deadline=None, print_blob=True)
 settings.load_profile("emte")
@@ -34,7 +36,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _waits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that ends ends its process's waits for PostgreSQL; here the process goes on."""
-    monkeypatch.setattr(db._waits, "end", math.inf)
+    monkeypatch.setattr(_waits, "end", math.inf)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +57,20 @@ def each_database(
         if uri is not None:
             monkeypatch.setenv("EMTE_DATABASE", uri)
         yield request.param
+
+
+@pytest.fixture
+def var(tmp_path: Path, each_database: str) -> Var:
+    """A `var/` of the test's own."""
+    return make_var(tmp_path)
+
+
+@pytest.fixture
+def db(var: Var) -> Iterator[DAL]:
+    """Its database, migrated and empty."""
+    database = make_database(var)
+    yield database
+    close(database)
 
 
 @pytest.fixture(autouse=True)

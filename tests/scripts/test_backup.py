@@ -46,13 +46,6 @@ def var(tmp_path: Path, each_database: str) -> Var:
     return make_var(tmp_path)
 
 
-@pytest.fixture
-def db(var: Var) -> Iterator[DAL]:
-    db = make_database(var)
-    yield db
-    close(db)
-
-
 def run(
     script: str, *arguments: object, var: Var, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,5 @@
 """SIGTERM ends every program soon, also one that waits for somebody who does not answer."""
 
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,23 +14,10 @@ from app.models.db import DAL, MIGRATION_LOCK, now, transaction
 from matching.config import Var
 from tests.app.test_webserver import MODULE, ask, started
 from tests.app.venue import Wire
-from tests.database import add_user, command, make_database, make_var, only_postgres, uri_of
-from tests.processes import Process, running
+from tests.database import add_user, command, only_postgres, uri_of
+from tests.processes import running
 from tests.scripts.venue import pid_of, processes_of
 from tests.waiting import free_port, wait_until
-
-PATIENCE_SECONDS = 15.0
-"""A killed child would take five; what hangs takes for ever."""
-
-
-@pytest.fixture
-def var(tmp_path: Path, each_database: str) -> Var:
-    return make_var(tmp_path)
-
-
-@pytest.fixture
-def db(var: Var) -> DAL:
-    return make_database(var)
 
 
 @contextmanager
@@ -47,11 +32,6 @@ def to_the_database(var: Var) -> Iterator[tuple[Wire, str]]:
         wire.close()
 
 
-def end(program: Process) -> int:
-    os.kill(program.pid, signal.SIGTERM)
-    return program.wait(patience_seconds=PATIENCE_SECONDS)
-
-
 @only_postgres
 def test_a_web_server_whose_database_hangs_ends(var: Var, db: DAL) -> None:
     with (
@@ -64,7 +44,7 @@ def test_a_web_server_whose_database_hangs_ends(var: Var, db: DAL) -> None:
         with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as page:
             page.sendall(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
             wait_until(lambda: wire.lost, "a question that is not answered")
-            assert end(server) == 0
+            assert server.terminate() == 0
     assert not (var.run_dir / "web.pid").exists()
 
 
@@ -82,7 +62,7 @@ def test_a_web_server_whose_mail_server_hangs_ends(tmp_path: Path) -> None:
         )
         started(server)
         held.enter_context(silent.accept()[0])
-        assert end(server) == 0
+        assert server.terminate() == 0
         assert "ending without who still waits for an answer: MainThread, mail_0" in server.output
     assert not (Var(tmp_path).run_dir / "web.pid").exists()
 
@@ -116,7 +96,7 @@ def test_a_venue_whose_database_hangs_ends_in_order(var: Var, db: DAL) -> None:
             wait_until(lambda name=name: pid_of(var.root, name), name)  # type: ignore[misc]
         wire.is_deaf = True
         wait_until(lambda: wire.lost, "a question that is not answered")
-        assert end(serve) == 0
+        assert serve.terminate() == 0
         assert "was killed" not in serve.output
     assert processes_of(var.root) == {}
 
@@ -137,7 +117,7 @@ def test_who_waits_until_another_machine_has_migrated_ends(
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         with running(*program, var=var.root) as waiting:
             wait_until(lambda: command(uri_of(var), _WAITING), "the wait for the lock")
-            assert end(waiting) == 0
+            assert waiting.terminate() == 0
     assert processes_of(var.root) == {}
 
 

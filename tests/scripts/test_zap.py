@@ -37,11 +37,6 @@ CASH = 100_000_000
 
 
 @pytest.fixture
-def var(tmp_path: Path, each_database: str) -> Var:
-    return make_var(tmp_path)
-
-
-@pytest.fixture
 def db(var: Var) -> Iterator[DAL]:
     db = make_database(var)
     for name in ("alice", "bob"):

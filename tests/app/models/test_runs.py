@@ -1,7 +1,6 @@
 """Runs: what the end of one does to accounts, orders, journals, and what the next begins with."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +17,12 @@ from log2db.verify import verify
 from matching.config import Var
 from matching.disk import SystemDisk
 from matching.order import Side
-from tests.database import add_user, make_database, make_var, uri_of
+from tests.database import add_user, make_database, uri_of
 from tests.log2db.journals import START, JournalFile
 
 FORM = {"name": "intc", "unit_price": "100", "port": "9123", "active": "on", "allow_short": "on"}
 ALICE, BOB, BOSS = 1, 2, 3
 CASH = 100_000_000
-
-
-@pytest.fixture
-def var(tmp_path: Path, each_database: str) -> Var:
-    return make_var(tmp_path)
 
 
 @pytest.fixture
