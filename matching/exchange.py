@@ -55,9 +55,9 @@ from matching.order import (
     Status,
     format_price,
 )
-from matching.ports import Clock, Dice, File
+from matching.ports import Clock, Dice, File, Recipient
 from matching.recovery import Recovered
-from matching.session import Denied, Gate, Holder, Keyring, Recipient, Session, owner_of
+from matching.session import Denied, Gate, Holder, Keyring, Session, owner_of
 from matching.snapshot import SeenSignature
 
 BATCH_COMMANDS = 512
@@ -262,6 +262,11 @@ class Exchange:
     def close_session(self, session: Session) -> None:
         """The connection is gone: what it sent before is still decided, then its cod orders go."""
         self._ask(partial(self._disconnect, session))
+
+    def close_sessions(self) -> None:
+        """The server stops, and every connection with it."""
+        for session in list(self._sessions):
+            self.close_session(session)
 
     def hello(self, session: Session) -> JsonObject:
         """The first message of a connection."""

@@ -1,11 +1,14 @@
-"""Ports: the clock, the disk and the dice that the exchange is handed instead of reaching for them.
+"""Ports: the clock, the disk, the net and the dice that the exchange is handed instead of reaching
+for them.
 
-The core never asks the machine for the time, a file or a random number. It is given these small
-interfaces; `matching.disk` has the real ones, tests have worse ones (a disk that loses power).
+The core never asks the machine for the time, a file or a random number, and never talks to a
+client. It is given these small interfaces; `matching.disk` has the real ones but for the net, which
+is `matching.realtime` and `matching.httphandlers`. Tests have worse ones: a disk that loses power,
+connections that break.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -16,6 +19,29 @@ class Clock(Protocol):
 class Dice(Protocol):
     def token(self, nbytes: int) -> bytes:
         """`nbytes` unpredictable bytes."""
+
+
+class Recipient(Protocol):
+    """Whom the exchange answers: a connection, or one POST."""
+
+    def deliver(self, message: Any) -> None:
+        """Take one message of `matching.exchange`, whose cause is durable by now.
+
+        What one recipient takes goes out in the order in which it came.
+        """
+
+
+class Connection(Recipient, Protocol):
+    """One client's connection, as the server sees it for as long as it is open."""
+
+    def flush_messages(self) -> None:
+        """Send what was delivered."""
+
+    def ping_or_close(self, now: float) -> None:
+        """Ask for a sign of life, or give it up. `now`: seconds on the monotonic clock."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; what was sent before still arrives."""
 
 
 class Source(Protocol):

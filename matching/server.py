@@ -7,25 +7,19 @@ a last seal, the sockets close with 1001, and a last snapshot.
 """
 
 import asyncio
-import errno
 import ipaddress
 import logging
-import math
-import resource
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
-from tornado.iostream import IOStream
 from tornado.web import Application
 
 from matching.alarms import Alarms
@@ -34,13 +28,13 @@ from matching.config import Var, read_generations
 from matching.deadman import DeadMen
 from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING, Batch, Exchange
 from matching.exits import Fatal
-from matching.fanout import Fanout, Listener
+from matching.fanout import Fanout
 from matching.groupcommit import GroupCommit
+from matching.httpserver import HttpServer
 from matching.order import Phase
-from matching.ports import Clock, Dice
+from matching.ports import Clock, Connection, Dice
 from matching.recovery import Recovered
 from matching.rejectedfile import RejectedFile
-from matching.session import Session
 from matching.snapshotter import DUE_SECONDS, Snapshotter
 
 MIB = 1024 * 1024
@@ -62,12 +56,6 @@ LOOK_SECONDS = 1.0
 
 CLOCK_ALARM_SECONDS = 60 * 60
 """How long after the clock has jumped the alarm stands."""
-
-FILES_ALARM_SECONDS = 60
-"""How long after a connection was turned away the alarm stands."""
-
-FILES_KEPT = 32
-"""Open files that connections leave to the server, for what it has to read and write beside."""
 
 CLOSE_SECONDS = 1.0
 """How long clients have to say goodbye when the server stops."""
@@ -102,47 +90,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     def journal_file(self, var: Var) -> Path:
         return self.journal if self.journal is not None else var.journal_file(self.ticker)
-
-
-class Connection(Protocol):
-    """One WebSocket, as the server sees it (`matching.realtime`)."""
-
-    session: Session
-    listener: Listener
-
-    def flush_messages(self) -> None:
-        """Send what was delivered to it."""
-
-    def ping_or_close(self, now: float) -> None:
-        """Ask for a sign of life, or give it up."""
-
-
-class HttpServer(HTTPServer):
-    """Tornado's, but it turns connections away before they leave the process no file to open.
-
-    Without that accepting fails, again and again, for as long as somebody waits to be accepted.
-    """
-
-    turned_away = 0
-    last_turned_away = -math.inf
-    """When, on the monotonic clock."""
-
-    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and stream.socket.fileno() >= most - FILES_KEPT:
-            stream.close()
-            self.turned_away += 1
-            self.last_turned_away = time.monotonic()
-            return
-        super().handle_stream(stream, address)
-
-    def on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The machine may be out of files all the same: say that once, not at every attempt."""
-        error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            self.last_turned_away = time.monotonic()
-        else:
-            loop.default_exception_handler(context)
 
 
 class Server:
@@ -181,7 +128,7 @@ class Server:
             on_settled=self._on_settled,
         )
         self.rejected = RejectedFile(options.journal_file(var))
-        self.alarms = Alarms()
+        self.alarms = Alarms(_log)
         self.clock_watch = ClockWatch(lambda: clock.now() / 1e6, monotonic=time.monotonic)
         self._clock_alarm = ""
         self._clock_alarm_until = 0.0
@@ -254,14 +201,13 @@ class Server:
         assert self._committing is not None
         self._http.stop()
         try:
-            for connection in self.connections:
-                self.exchange.close_session(connection.session)
+            self.exchange.close_sessions()
             self.commit.schedule()
             await self.commit.idle()
             self.commit.seal()
             await self.commit.idle()
             for connection in list(self.connections):
-                connection.listener.close(GOING_AWAY, "the server stops")
+                connection.close(GOING_AWAY, "the server stops")
             end = time.monotonic() + CLOSE_SECONDS
             while self.connections and time.monotonic() < end:
                 await asyncio.sleep(0.01)
@@ -378,9 +324,8 @@ class Server:
                 "time",
                 f"the clock is {ahead:.0f} s behind the journal's time, which waits for it",
             )
-        if self._http is not None and now - self._http.last_turned_away < FILES_ALARM_SECONDS:
-            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            yield "files", f"connections are turned away: only {most} files may be open (ulimit -n)"
+        if self._http is not None and (sentence := self._http.alarm()):
+            yield "files", sentence
         if self.rejected.problem:
             yield "rejected", f"{self.rejected.problem}; trading goes on"
 

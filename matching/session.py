@@ -16,7 +16,6 @@ True
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Protocol
 
 from matching import protocol, signing
 from matching.order import (
@@ -29,6 +28,7 @@ from matching.order import (
     Login,
     NewOrder,
 )
+from matching.ports import Recipient
 
 TIMESTAMP_WINDOW_US = 5_000_000
 """How far `ts=` may lie from the server's clock, either way, in microseconds."""
@@ -44,13 +44,6 @@ class Denied(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-
-
-class Recipient(Protocol):
-    """Where the shell takes what the exchange has to say to one client."""
-
-    def deliver(self, message: Any) -> None:
-        """Take one message; it is durable by now."""
 
 
 class Holder(Enum):
@@ -167,7 +160,7 @@ class Gate:
 
 
 class Session:
-    """The rights of one connection; `recipient` is where the shell delivers what it is told."""
+    """The rights of one connection; `recipient` takes what it is told."""
 
     __slots__ = (
         "cod",

@@ -20,7 +20,7 @@ CORE = (
     " engine records journal snapshot recovery session exchange marketdata deadman fanout"
     " client ports disk config console exits pidfile groupcommit server realtime httphandlers"
     " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter recent refusals"
-    " admission"
+    " admission httpserver"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.recovery": _matching("order events ports records journal engine snapshot"),
     "matching.snapshotchild": _matching("disk exits journal recovery"),
     "matching.snapshotter": _matching("console"),
-    "matching.session": _matching("order protocol signing"),
+    "matching.session": _matching("order protocol signing ports"),
     "matching.exchange": _matching(
         "order events protocol signing ports account engine journal limits recovery session"
         " snapshot marketdata"
@@ -76,12 +76,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.client": _matching("order protocol signing config exits"),
     "matching.deadman": (),
     "matching.alarms": (),
+    "matching.httpserver": _matching("exits"),
     "matching.clockwatch": (),
     "matching.rejectedfile": _matching("exchange journal records"),
     "matching.fanout": _matching("marketdata"),
     "matching.groupcommit": _matching("exchange ports"),
     "matching.server": _matching(
-        "order exchange session recovery ports config deadman exits fanout groupcommit"
+        "order exchange recovery ports config deadman exits fanout groupcommit httpserver"
         " alarms clockwatch rejectedfile snapshotter"
     ),
     "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
@@ -111,7 +112,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *_matching("config exits pidfile"),
     ),
     "app.routes": ("app",),
-    "app.webserver": ("app", *_matching("config disk exits pidfile ports")),
+    "app.webserver": ("app", *_matching("alarms config disk exits httpserver pidfile ports")),
     "scripts": (*ROOMS,),
 }
 
@@ -120,6 +121,7 @@ LIBRARY_ROOMS = {
     "tornado": (
         "matching.matchingserver",
         "matching.server",
+        "matching.httpserver",
         "matching.realtime",
         "matching.httphandlers",
         "matching.client",

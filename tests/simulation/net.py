@@ -35,7 +35,6 @@ class Wire:
         self._on_message = on_message
         self._up_until = self._down_until = 0.0
         self.session = server.exchange.open_session(self, trusted=True)
-        server.sessions.append(self.session)
 
     def send(self, request: Callable[[], None]) -> None:
         """Let the server do what the request says when it arrives."""

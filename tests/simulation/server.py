@@ -14,7 +14,6 @@ from matching.exchange import Batch, Exchange
 from matching.groupcommit import DiskFailed, GroupCommit
 from matching.order import Phase
 from matching.recovery import open_journal
-from matching.session import Session
 from tests.simulated_disk import Crash
 from tests.simulation.loop import SimulatedThread
 from tests.simulation.machine import JOURNAL, Machine
@@ -44,8 +43,6 @@ class Server:
         self._on_ended = on_ended
         self.is_alive = True
         self.is_stopping = False
-        self.sessions: list[Session] = []
-        """Those of all connections that there ever were."""
         self._tasks: list[asyncio.Task[None]] = []
         self.recovered = open_journal(
             machine.disk, JOURNAL, ticker="intc", dice=machine.dice, **terms
@@ -87,8 +84,7 @@ class Server:
     def stop(self) -> None:
         """Begin a clean stop, in the order of `matching.server`."""
         self.is_stopping = True
-        for session in self.sessions:
-            self.exchange.close_session(session)
+        self.exchange.close_sessions()
         self.commit.schedule()
         self._tasks.append(self._machine.loop.create_task(self._stop()))
 
