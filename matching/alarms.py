@@ -1,25 +1,25 @@
-"""Alarms: what an operator of a matching server should look after, in sentences.
+"""Alarms: what an operator of a server should look after, in sentences.
 
-An alarm is logged when it begins and when it is over, and stands in `/health/ready` meanwhile. None
-of them stops a server, which goes on as well as it can: only the disk does, when a write fails.
+An alarm is logged when it begins and when it is over; a matching server's stands in `/health/ready`
+meanwhile. None of them stops a server, which goes on as well as it can: only the disk does, when a
+write fails.
 """
 
 import logging
 from collections.abc import Mapping
 
-_log = logging.getLogger("matchingserver")
-
 
 class Alarms:
     """The alarms that stand, by name. One whose sentence changes is not logged again.
 
-    >>> alarms = Alarms()
+    >>> alarms = Alarms(logging.getLogger("matchingserver"))
     >>> alarms.update({"space": "200 MiB are free"})
     >>> alarms.sentences
     ['200 MiB are free']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
         self._standing: dict[str, str] = {}
 
     @property
@@ -31,7 +31,7 @@ class Alarms:
         before, self._standing = self._standing, dict(now)
         for name, sentence in now.items():
             if name not in before:
-                _log.warning("%s", sentence)
+                self._log.warning("%s", sentence)
         for name, sentence in before.items():
             if name not in now:
-                _log.info("over: %s", sentence)
+                self._log.info("over: %s", sentence)

@@ -18,7 +18,6 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -34,15 +33,13 @@ from matching.disk import SystemClock, SystemDice, SystemDisk
 from matching.exits import ExitCode, Fatal, code_of
 from matching.groupcommit import DiskFailed
 from matching.httphandlers import application
+from matching.httpserver import check_files
 from matching.journal import JournalDamaged, UnknownJournal
 from matching.order import TICKER, Phase, parse_price
 from matching.pidfile import pidfile
 from matching.ports import Disk, Locked
 from matching.recovery import Contradiction, Recovered, open_journal
-from matching.server import FILES_KEPT, Options, Server
-
-FILES_LEAST = 2 * FILES_KEPT
-"""A server that may open fewer files would turn all connections away."""
+from matching.server import Options, Server
 
 
 def main() -> None:
@@ -59,7 +56,7 @@ def _body() -> None:
     )
     options = _options(arguments)
     var = find_var(arguments.var)
-    _check_files()
+    check_files()
     with _event_loop_runner() as runner:
         runner.run(run(options, var))
 
@@ -71,15 +68,6 @@ def _event_loop_runner() -> asyncio.Runner:
     except ImportError:
         return asyncio.Runner()
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
-def _check_files() -> None:
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < FILES_LEAST:
-        raise Fatal(
-            ExitCode.CONFIGURATION,
-            f"only {most} files may be open at a time (ulimit -n); {FILES_LEAST} are the least",
-        )
 
 
 async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
