@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A process per core: most tests wait for others. A file's tests share their servers, so it stays together.
-PARALLEL := -n auto --dist loadfile
+# A process per core: most tests wait for others. A file's tests share their servers, so it stays together; the files
+# come in the order of tests/conftest.py.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 # Stories of crashes to simulate, by seed: the first, and the one behind the last.
 SEEDS ?= 0:10000

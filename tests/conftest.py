@@ -15,6 +15,18 @@ from tests.database import DATABASES, drop_databases, make_database, make_var, o
 settings.register_profile("emte", deadline=None, print_blob=True)
 settings.load_profile("emte")
 
+_LONG = ("end_to_end", "scripts", "simulation")
+"""The folders whose tests are long: whole venues, and stories by the thousand."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long tests run first: what comes last is short, so all processes end together.
+
+    In this order xdist hands out the files (`--no-loadscope-reorder`); by itself it would begin
+    with those that have the most tests, and end with one process in a long one.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
 
 class _ErrorLog(logging.Handler):
     """Keeps the log records of level ERROR and above."""
