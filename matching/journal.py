@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain as in_turn
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -708,17 +708,28 @@ def _complain(line: str, code: int) -> int:
     return code
 
 
-def judge_end(path: Path, history: History, durable: Mark | None) -> None:
+class Marks(NamedTuple):
+    """How far a journal is durable, and how far it is in the database, by the files beside it."""
+
+    durable: Mark | None
+    settled: Mark | None
+
+
+def read_marks(path: Path) -> Marks:
+    """The marks beside a journal, to be read before it: so a venue at work is never behind them."""
+    return Marks(read_mark(durable_path(path)), read_mark(settled_path(path)))
+
+
+def judge_end(path: Path, history: History, marks: Marks) -> None:
     """After a whole journal was read: JournalDamaged if it does not reach the marks beside it.
 
-    `durable` was read before the journal, so that a server at work is never behind it. A torn tail
-    is noted where the mark proves that it was never promised; without that proof it is damage.
+    A torn tail is noted where the durable mark proves that it was never promised; without that
+    proof it is damage.
     """
     header, end, torn = history.header, history.end, history.torn
+    durable, settled = marks
     check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
-    check_mark(
-        read_mark(settled_path(path)), settled_path(path).name, lineage=header.lineage, end=end
-    )
+    check_mark(settled, settled_path(path).name, lineage=header.lineage, end=end)
     if torn is None:
         return
     if durable is None:
@@ -739,7 +750,7 @@ def read_mark(path: Path) -> Mark | None:
 
 
 def _verify(path: Path, source: Source) -> None:
-    durable = read_mark(durable_path(path))
+    marks = read_marks(path)
     history = History(source)
     time = 0
     for batch in history:
@@ -748,7 +759,7 @@ def _verify(path: Path, source: Source) -> None:
                 if record.time < time:
                     raise JournalDamaged(batch.line_offset(index), "time goes back here")
                 time = record.time
-    judge_end(path, history, durable)
+    judge_end(path, history, marks)
     end = history.end
     print(f"sound: {end.seq} records in {end.batch} batches, {end.offset} bytes, h={end.chain}")
 
@@ -763,7 +774,7 @@ def _cat(path: Path, source: Source) -> None:
 
 
 def _stat(path: Path, source: Source) -> None:
-    durable = read_mark(durable_path(path))
+    marks = read_marks(path)
     history = History(source)
     header = history.header
     kinds: Counter[str] = Counter()
@@ -791,7 +802,7 @@ def _stat(path: Path, source: Source) -> None:
     if times:
         print(f"time      {format_time(times[0])} to {format_time(times[-1])}")
     print(f"chain     {end.chain}")
-    judge_end(path, history, durable)
+    judge_end(path, history, marks)
 
 
 def _kind(body: Body) -> str:

@@ -51,7 +51,7 @@ from matching.journal import (
     judge_end,
     read_batches,
     read_header,
-    read_mark,
+    read_marks,
     rejected_path,
     run_reader,
     settled_path,
@@ -615,7 +615,7 @@ def _difference(batch: Batch, index: int, decided: list[str]) -> JournalDamaged:
 
 
 def _replay_file(path: Path, source: Source) -> None:
-    durable = read_mark(durable_path(path))
+    marks = read_marks(path)
     history = History(source)
     header = history.header
     if header.rules != RULES:
@@ -634,7 +634,7 @@ def _replay_file(path: Path, source: Source) -> None:
         if seq not in agreed:
             print(f"not used: {name}: the journal has no record {seq} as it says")
     replay.engine.check()
-    judge_end(path, history, durable)
+    judge_end(path, history, marks)
     engine = replay.engine
     names = " and ".join(f"the snapshot of record {seq}" for seq in sorted(agreed))
     print(

@@ -1,5 +1,6 @@
 """The journal's bytes: PROTOCOL §5, written from what an engine decided, and read back."""
 
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -23,6 +24,7 @@ from matching.events import (
 )
 from matching.journal import (
     Batch,
+    FileSource,
     Header,
     History,
     Journal,
@@ -641,6 +643,29 @@ def test_verify_refuses_a_journal_that_is_not_what_a_mark_saw(
     assert code == 75
     assert reason in err
     assert f"intc.{name}" in err
+
+
+@pytest.mark.parametrize("action", ["verify", "stat"])
+def test_a_journal_that_grows_while_it_is_read_is_sound_as_far_as_it_was_read(
+    action: str,
+    journal_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class AtWork(FileSource):
+        """A journal whose venue syncs and settles another record once its length was asked."""
+
+        def size(self) -> int:
+            for name in ("durable", "settled"):
+                mark = Mark(9, len(EXAMPLE) + 80, HEADER.lineage)
+                journal_file.with_suffix(f".{name}").write_bytes(mark.encode())
+            return super().size()
+
+    monkeypatch.setattr("matching.journal.FileSource", AtWork)
+    code, out, err = run(capsys, action, journal_file)
+    assert (code, err) == (0, "")
+    assert re.search("(sound:|records) +8 ", out)
+    assert run(capsys, action, journal_file)[0] == 75
 
 
 def test_cat_prints_every_record_behind_its_number(
