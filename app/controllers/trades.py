@@ -1,18 +1,19 @@
 """Trades: the trader's own, with filters, and the public tape, both a page at a time.
 
 A page's address holds what is asked for: product (its number), side, `from` and `to` (days, UTC,
-both included), and `before`: the place where the page before ended.
+both included), and `before`: the place where the page before ended. Who asks wrongly is told so:
+a program is answered with the error, a person with the page as it is without the wrong words.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from app.controllers.base import Audience, Problem, Request, Result, expose
+from app.controllers.base import Answer, Audience, Problem, Request, Result, expose
 from app.models import portfolio, trades
 from app.models import products as catalog
 from app.models.db import DAL
@@ -32,13 +33,18 @@ PRINT_COLUMNS = ("time", "product", "ticker", "active", "tid", "quantity", "pric
 FILL_COLUMNS = (*PRINT_COLUMNS[:-1], "side", "value", "fee", "role", "oid")
 """What is in each row of the tape, and of a trader's own trades."""
 
+T = TypeVar("T")
+
 
 class _Asked(msgspec.Struct, frozen=True):
-    """A question in the words of the page's address, and what it means."""
+    """A question in the words of the page's address, and what it means; `wrong`: what is not in it
+    because it was written wrong.
+    """
 
     words: dict[str, str]
     wanted: Wanted
     products: list[Product]
+    wrong: Problem | None
 
     def query(self, **more: str) -> str:
         """The words as an address has them."""
@@ -51,10 +57,8 @@ def my_trades(db: DAL, request: Request) -> Result:
     asked = _read_question(db, request, ("product", "side", "from", "to"))
     found = trades.fills(db, request.trader.id, asked.wanted)
     numbers = _numbers(db)
-    return {
-        **_page(db, request, asked, found),
-        "trades": [_fill_row(fill, numbers) for fill in _shown(request, found)],
-    }
+    rows = [_fill_row(fill, numbers) for fill in _shown(request, found)]
+    return _page(db, request, asked, found, rows)
 
 
 @expose(Audience.TRADERS, view="default/all_trades.html", table="trades", columns=PRINT_COLUMNS)
@@ -63,10 +67,8 @@ def all_trades(db: DAL, request: Request) -> Result:
     asked = _read_question(db, request, ("product",))
     found = trades.tape(db, asked.wanted)
     numbers = _numbers(db)
-    return {
-        **_page(db, request, asked, found),
-        "trades": [_print_row(trade, numbers) for trade in _shown(request, found)],
-    }
+    rows = [_print_row(trade, numbers) for trade in _shown(request, found)]
+    return _page(db, request, asked, found, rows)
 
 
 def _rows(request: Request) -> int:
@@ -79,24 +81,34 @@ def _shown(request: Request, found: Sequence[Any]) -> Sequence[Any]:
 
 
 def _page(
-    db: DAL, request: Request, asked: _Asked, found: Sequence[Fill] | Sequence[Print]
-) -> dict[str, Any]:
-    """What the page says beside its rows; `older` leads to the next page, None if there is none."""
+    db: DAL,
+    request: Request,
+    asked: _Asked,
+    found: Sequence[Fill] | Sequence[Print],
+    rows: list[dict[str, Any]],
+) -> Result:
+    """The rows, and what the page says beside them; `older` leads to the next page, None if there
+    is none.
+    """
     shown = _shown(request, found)
     older = asked.query(before=str(shown[-1].place)) if len(found) > len(shown) else None
     tickers = asked.wanted.tickers or [product.name for product in asked.products]
-    return {
+    values = {
         "asked": asked.words,
         "query": asked.query(),
         "is_first": asked.wanted.before is None,
         "older": older,
         "products": [{"id": product.id, "ticker": product.name} for product in asked.products],
         "as_of": {t: seq for t, seq in portfolio.all_as_of(db).items() if t in tickers},
+        "trades": rows,
     }
+    if asked.wrong is None:
+        return values
+    return Answer(asked.wrong.status, {**values, "wrong": asked.wrong.message}, asked.wrong)
 
 
 def _read_question(db: DAL, request: Request, names: Sequence[str]) -> _Asked:
-    """What the page is asked for; Problem with a sentence for what is written wrong."""
+    """What the page is asked for; Problem if a program wrote something wrong."""
     words = {name: request.query.get(name, "").strip() for name in names}
     is_own = "side" in words
     listed = catalog.every(db, active_only=True)
@@ -104,26 +116,38 @@ def _read_question(db: DAL, request: Request, names: Sequence[str]) -> _Asked:
         traded = {position.ticker for position in portfolio.positions(db, request.trader.id)}
         everything = catalog.every(db)
         listed = [product for product in everything if product.active or product.name in traded]
-    chosen = _chosen(words["product"], listed)
+    wrong: list[Problem] = []
+
+    def meant(name: str, text: str, read: Callable[[str], T], default: T) -> T:
+        try:
+            return read(text) if text else default
+        except Problem as problem:
+            if request.wants_json or request.wants_csv:
+                raise
+            wrong.append(problem)
+            words.pop(name, None)
+            return default
+
+    chosen = meant("product", words["product"], lambda text: _chosen(text, listed), None)
     if chosen is not None:
         tickers: list[str] | None = [chosen.name]
     else:
         tickers = None if is_own else [product.name for product in listed]
-    before = request.query.get("before", "")
     wanted = Wanted(
         tickers=tickers,
-        sides=_sides(words.get("side", "")),
-        since=_day(words, "from", default=0),
-        until=_day(words, "to", default=END_OF_TIME, days_later=1),
-        before=_place(before) if before else None,
+        sides=meant("side", words.get("side", ""), _sides, tuple(Side)),
+        since=meant("from", words.get("from", ""), lambda text: _day(text, "from"), 0),
+        until=meant(
+            "to", words.get("to", ""), lambda text: _day(text, "to", days_later=1), END_OF_TIME
+        ),
+        before=meant("before", request.query.get("before", ""), _place, None),
         limit=_rows(request) + 1,
     )
-    return _Asked(words, wanted, listed)
+    understood = {name: words.get(name, "") for name in names}
+    return _Asked(understood, wanted, listed, wrong[0] if wrong else None)
 
 
-def _chosen(text: str, listed: Sequence[Product]) -> Product | None:
-    if not text:
-        return None
+def _chosen(text: str, listed: Sequence[Product]) -> Product:
     for product in listed:
         if str(product.id) == text:
             return product
@@ -131,16 +155,13 @@ def _chosen(text: str, listed: Sequence[Product]) -> Product | None:
 
 
 def _sides(text: str) -> Sequence[Side]:
-    if text not in ("", *SIDES):
+    if text not in SIDES:
         raise _badly_asked("side is buy or sell, or empty for both")
-    return (Side(text),) if text else (Side.BUY, Side.SELL)
+    return (Side(text),)
 
 
-def _day(words: Mapping[str, str], name: str, *, default: int, days_later: int = 0) -> int:
+def _day(text: str, name: str, *, days_later: int = 0) -> int:
     """The first microsecond of a day, or of the one after it."""
-    text = words.get(name, "")
-    if not text:
-        return default
     try:
         if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
             raise ValueError(text)

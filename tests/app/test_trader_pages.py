@@ -238,6 +238,28 @@ def test_own_trades_are_filtered_by_product_side_and_day(
         assert [row["quantity"] for row in answer.json()["trades"]] == quantities
 
 
+@pytest.mark.parametrize(
+    ("wrong", "status", "sentence"),
+    [
+        ("side=give", 400, "side is buy or sell, or empty for both"),
+        ("from=31.1.2026", 400, "from is a day, like 2026-01-31"),
+        ("to=2026-02-30", 400, "to is a day, like 2026-01-31"),
+        ("product=99", 404, "There is no product 99"),
+        ("before=now&from=never", 400, "from is a day, like 2026-01-31"),
+    ],
+)
+def test_a_filter_that_is_written_wrong_is_told_above_what_the_rest_asks_for(
+    web: Web, trader: User, intc: Product, wrong: str, status: int, sentence: str
+) -> None:
+    rest = "side=sell" if "from" in wrong else "from=2026-01-31"
+    answer = web.browser(trader).get(f"/default/my_trades?{rest}&{wrong}")
+    good = web.browser(trader).get(f"/default/my_trades?{rest}")
+    told = f'<p class="error" role="alert">{sentence}. It is left out here.</p>\n'
+    assert (answer.status, told in answer.text) == (status, True)
+    token = r'"2\|[^"]+"'  # of the forms, another each time
+    assert re.sub(token, "", answer.text.replace(told, "")) == re.sub(token, "", good.text)
+
+
 def test_the_filter_stays_in_the_form_and_in_its_links(
     web: Web, trader: User, intc: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
