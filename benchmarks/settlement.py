@@ -9,6 +9,7 @@ Ways of bringing it into a new, migrated database take turns:
 | way | what it does |
 |---|---|
 | one by one | `db.match.insert(…)` and `db.commit()` for each match, as in 2010; and nothing else |
+| of 2010 | the same on SQLite as it comes, and as it was then: each commit waits for the disk |
 | log2db | the whole follower: reads, checks, folds all records; orders, matches, cash, positions |
 | bare | the rows that log2db leaves behind, known beforehand: bulk inserts, as many transactions |
 
@@ -58,8 +59,9 @@ BATCH = 64
 CLEAR_TURNS = 40
 """A trader cancels all orders of its owner about once in so many turns: books stay small."""
 
-SINGLES = 3_000
-"""So many matches go in one by one: their rate does not change with their number."""
+SINGLES, SYNCED = 3_000, 300
+"""So many matches go in one by one: their rate does not change with their number. The latter where
+each waits for the disk."""
 
 MATCH_COLUMNS = (
     "ticker, lineage, seq, tid, quantity, price, buyer, seller, buy_oid, sell_oid, taker,"
@@ -87,6 +89,7 @@ class Rates(msgspec.Struct, frozen=True):
     """What one turn measured, a second: all but `records` count matches."""
 
     one_by_one: float
+    of_2010: float
     matches: float
     records: float
     bare_matches: float
@@ -181,6 +184,13 @@ def one_by_one(db: DAL, matches: Sequence[Sequence[Any]]) -> float:
     return time.perf_counter() - start
 
 
+def without_log(db: DAL) -> DAL:
+    """The database with what SQLite does by itself: a rollback journal, and a sync a commit."""
+    db.executesql("PRAGMA journal_mode = DELETE")
+    db.executesql("PRAGMA synchronous = FULL")
+    return db
+
+
 def settled(db: DAL, load: Load) -> float:
     """Seconds that log2db takes from an empty database to the end of the journal."""
     start = time.perf_counter()
@@ -208,7 +218,7 @@ def stored(db: DAL) -> dict[str, tuple[str, list[Any]]]:
         }
 
 
-def turn(database: Database, load: Load) -> Rates:
+def turn(database: Database, load: Load, *, is_sqlite: bool) -> Rates:
     """Each way once, each on a database of its own."""
     with database() as db:
         whole = settled(db, load)
@@ -216,13 +226,18 @@ def turn(database: Database, load: Load) -> Rates:
     matches = content["match"][1]
     assert len(matches) == load.matches
     with database() as db:
-        single = one_by_one(db, matches[:SINGLES])
+        single = one_by_one(db, matches[:SINGLES]) / len(matches[:SINGLES])
+    slow = single
+    if is_sqlite:
+        with database() as db:
+            slow = one_by_one(without_log(db), matches[:SYNCED]) / len(matches[:SYNCED])
     with database() as db:
         of_matches = bare(db, -(-load.matches // MAX_RECORDS), match=content["match"])
     with database() as db:
         of_rows = bare(db, -(-load.records // MAX_RECORDS), **content)
     return Rates(
-        one_by_one=len(matches[:SINGLES]) / single,
+        one_by_one=1 / single,
+        of_2010=1 / slow,
         matches=load.matches / whole,
         records=load.records / whole,
         bare_matches=load.matches / of_matches,
@@ -232,19 +247,22 @@ def turn(database: Database, load: Load) -> Rates:
 
 def report(kind: str, turns: Sequence[Rates]) -> None:
     """Print the medians, and what they are of one by one, with the spread."""
-    print(f"{kind}, {len(turns)} turns")
+    print(f"{kind}, {len(turns)} turns{'beside one by one':>44}{'beside that of 2010':>27}")
     for label, name, unit in (
         ("one by one", "one_by_one", "matches"),
+        ("of 2010", "of_2010", "matches"),
         ("log2db", "matches", "matches"),
         ("log2db, all records", "records", "records"),
         ("bare: matches alone", "bare_matches", "matches"),
         ("bare: orders and matches", "bare_rows", "matches"),
     ):
         rate = statistics.median(getattr(each, name) for each in turns)
-        ratios = sorted(getattr(each, name) / each.one_by_one for each in turns)
-        compared = f" = {statistics.median(ratios):5.1f} ×" if name != "one_by_one" else ""
-        spread = f" ({ratios[0]:.1f} to {ratios[-1]:.1f})" if compared else ""
-        print(f"  {label:25}{rate:9,.0f} {unit}/s{compared}{spread}")
+        compared = ""
+        for way in ("one_by_one", "of_2010"):
+            ratios = sorted(getattr(each, name) / getattr(each, way) for each in turns)
+            spread = f"({ratios[0]:.1f} to {ratios[-1]:.1f})"
+            compared += f" {statistics.median(ratios):6.1f} × {spread:16}"
+        print(f"  {label:25}{rate:9,.0f} {unit:8}/s{compared}")
 
 
 def break_down(database: Database, load: Load) -> None:
@@ -301,14 +319,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def sqlite() -> Any:
             return on_sqlite(folder, options.owners)
 
-        report("SQLite (WAL, synchronous NORMAL)", [turn(sqlite, load) for _ in range(turns)])
+        report(
+            "SQLite (WAL, synchronous NORMAL)",
+            [turn(sqlite, load, is_sqlite=True) for _ in range(turns)],
+        )
         break_down(sqlite, load)
 
         def postgres() -> Any:
             return on_postgres(options.postgres, folder, options.owners)
 
         if _answers(options.postgres):
-            report("PostgreSQL", [turn(postgres, load) for _ in range(turns)])
+            report("PostgreSQL", [turn(postgres, load, is_sqlite=False) for _ in range(turns)])
         else:
             print(f"PostgreSQL: none answers at {options.postgres.rpartition('@')[2]}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
