@@ -23,7 +23,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -34,9 +33,11 @@ from app.models import products, settings
 from app.models.db import DatabaseAway, end_waits, migrate
 from app.routes import routes
 from matching import config, exits
+from matching.alarms import Alarms
 from matching.config import Var
 from matching.disk import SystemDisk
 from matching.exits import ExitCode, Fatal
+from matching.httpserver import HttpServer, check_files
 from matching.pidfile import pidfile
 from matching.ports import Locked
 
@@ -72,6 +73,9 @@ EVERY_ADDRESS = {
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s; a browser that answers none until the next one is gone."""
 
+LOOK_SECONDS = 1.0
+"""How often the server looks whether there is something to raise an alarm about."""
+
 CLOSE_SECONDS = 1.5
 """How long answers that are on their way may take when the server stops, and then good-byes."""
 
@@ -97,12 +101,14 @@ def make_app(platform: Platform) -> Application:
 async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.Event) -> None:
     """Serve on bound sockets until `stop` is set; then answer what is on its way, and end."""
     transactions = platform.transactions
-    server = HTTPServer(make_app(platform), max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
+    server = HttpServer(make_app(platform), max_body_size=DISCARD_LIMIT, body_timeout=BODY_SECONDS)
     server.add_sockets(sockets)
+    asyncio.get_running_loop().set_exception_handler(server.on_loop_exception)
     background = [
         asyncio.create_task(platform.markets.follow(lambda: transactions.read(products.served))),
         asyncio.create_task(orders.keep_reconciling(platform, orders.reconcile, amend.reconcile)),
         asyncio.create_task(rules.keep_telling(platform)),
+        asyncio.create_task(_keep_looking_around(server)),
     ]
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -119,6 +125,15 @@ async def serve(platform: Platform, sockets: list[socket.socket], stop: asyncio.
     for task in background:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+async def _keep_looking_around(server: HttpServer) -> None:
+    """Log what an operator has to know, when it begins and when it is over."""
+    alarms = Alarms(log)
+    while True:
+        sentence = server.alarm()
+        alarms.update({"files": sentence} if sentence else {})
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _let_work_land(platform: Platform) -> None:
@@ -255,6 +270,7 @@ def _body() -> None:
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
+    check_files()
     var = config.find_var(arguments.var)
     var.make()
     database_uri = settings.database_uri(var, arguments.database)

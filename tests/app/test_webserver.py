@@ -2,12 +2,16 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +21,9 @@ import pytest
 
 from matching.config import Var
 from tests.app.venue import JSON, Browser, running_match
-from tests.processes import Process, running
-from tests.waiting import free_port, wait_until
+from tests.matching.test_matchingserver_faults import connected, is_closed
+from tests.processes import ROOT, Process, running
+from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 MODULE = ("-m", "app.webserver")
 
@@ -26,6 +31,10 @@ MODULE = ("-m", "app.webserver")
 def started(server: Process) -> str:
     """The address that a server prints once it listens."""
     return server.wait_for_line(r"webserver: listening on (http://\S+/)")[1]
+
+
+def port_of(url: str) -> int:
+    return urlsplit(url).port or 80
 
 
 def ask(url: str) -> tuple[int, str]:
@@ -177,6 +186,73 @@ def test_who_logs_in_as_the_server_ends_is_no_error(tmp_path: Path) -> None:
 def listens(port: int) -> bool:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_connections_beyond_its_open_files_are_turned_away_and_pages_are_served_on(
+    tmp_path: Path,
+) -> None:
+    with running(*MODULE, "--port", "0", var=tmp_path) as server:
+        url = started(server)
+        wait_until(lambda: answers(url), "a page")
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (64, 64))
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(connected(port_of(url))) for _ in range(120)]
+            wait_until(lambda: sum(map(is_closed, crowd)) >= len(crowd) - 32, "who is turned away")
+            server.wait_for_line("WARNING connections are turned away: only 64 files may be open")
+        wait_until(lambda: answers(url), "a page")
+        assert "Traceback" not in server.output
+        assert len(server.lines) < 10, server.output
+        assert server.terminate() == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        return ask(f"{url}default/user/login")[0] == 200
+    except OSError:  # it has not yet noticed that the crowd is gone
+        return False
+
+
+def test_a_machine_without_a_file_for_it_keeps_browsers_waiting_and_costs_no_processor(
+    tmp_path: Path,
+) -> None:
+    with running(*MODULE, "--port", "0", var=tmp_path) as server:
+        url = started(server)
+        wait_until(lambda: answers(url), "a page")
+        limit = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (10, limit[1]))
+        with connected(port_of(url)) as waiting:
+            waiting.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            server.wait_for_line("WARNING connections are turned away")
+            spent, began = processor_seconds(server), time.monotonic()
+            time.sleep(1)
+            spent = processor_seconds(server) - spent
+            assert spent < (time.monotonic() - began) / 5
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limit)
+            assert b" 200 OK" in waiting.recv(65536)
+        assert len(server.lines) < 10, server.output
+        assert server.terminate() == 0
+
+
+def processor_seconds(process: Process) -> float:
+    """What a process has spent of the processor so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_with_too_few_open_files_it_does_not_start(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, *MODULE, "--port", "0", "--var", str(tmp_path / "var")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (63, 63)),
+    )
+    assert (run.returncode, run.stdout) == (78, "")
+    assert run.stderr == (
+        "webserver: only 63 files may be open at a time (ulimit -n); 64 are the least\n"
+    )
+    assert not (tmp_path / "var").exists()
 
 
 def test_several_start_at_once_on_one_new_database(tmp_path: Path) -> None:
