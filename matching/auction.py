@@ -10,6 +10,7 @@ Uncross(price=1000000, volume=35, surplus=15)
 """
 
 from collections.abc import Iterable
+from itertools import chain, takewhile
 
 import msgspec
 
@@ -30,12 +31,13 @@ def uncross_price(
 
     `bids` and `asks` are (price, quantity) with the whole quantity, hidden parts too, best first.
     """
-    buying, selling = list(bids), list(asks)
-    if not buying or not selling or buying[0][0] < selling[0][0]:
+    buying, selling = iter(bids), iter(asks)
+    bid, ask = next(buying, None), next(selling, None)
+    if bid is None or ask is None or bid[0] < ask[0]:
         return None
-    low, high = selling[0][0], buying[0][0]
-    wanted = {price: quantity for price, quantity in buying if price >= low}
-    offered = {price: quantity for price, quantity in selling if price <= high}
+    high, low = bid[0], ask[0]
+    wanted = dict(takewhile(lambda level: level[0] >= low, chain((bid,), buying)))
+    offered = dict(takewhile(lambda level: level[0] <= high, chain((ask,), selling)))
     demand, supply = sum(wanted.values()), 0
     candidates: list[Uncross] = []
     for price in sorted(wanted.keys() | offered.keys()):

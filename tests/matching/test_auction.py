@@ -47,3 +47,10 @@ def test_the_uncross_price(
     bids: Side, asks: Side, reference: int, expected: Uncross | None
 ) -> None:
     assert uncross_price(bids, asks, reference=reference) == expected
+
+
+def test_of_a_deep_book_only_what_crosses_is_looked_at() -> None:
+    bids = iter([(103, 10), (101, 30), (99, 1), (98, 1)])
+    asks = iter([(100, 20), (102, 30), (104, 1), (105, 1)])
+    assert uncross_price(bids, asks, reference=100) == Uncross(101, 20, 20)
+    assert (next(bids), next(asks)) == ((98, 1), (105, 1))
