@@ -438,13 +438,18 @@ def main() -> None:
     def body() -> None:
         var = find_var(options.var)
         uri = settings.database_uri(var, options.database)
-        if options.verify is not None:
-            sys.exit(compare(options.verify, var, uri, run=options.run))
         if options.rebuild is not None:
             make_anew(options.rebuild, var, uri, run=options.run)
             return
         follow(options.ticker, var, uri, once=options.once)
 
+    def verdict() -> int:
+        var = find_var(options.var)
+        uri = settings.database_uri(var, options.database)
+        return compare(options.verify, var, uri, run=options.run)
+
+    if options.verify is not None:
+        sys.exit(exits.run_command("log2db", verdict))
     sys.exit(exits.run("log2db", body))
 
 

@@ -34,6 +34,7 @@ import msgspec
 
 from matching.engine import Engine
 from matching.events import Rejected
+from matching.exits import run_command
 from matching.order import Login, Side, format_price, parse_price
 from matching.protocol import parse
 from matching.scenario import (
@@ -121,6 +122,7 @@ class Product:
             return {"error": event_as_json(Rejected("bad_syntax", str(error)))}
         assert not isinstance(command, Login), "sessions log in; an engine knows none"
         events = self.engine.apply(command, at)
+
         if events and isinstance(events[0], Rejected):
             return {"error": event_as_json(events[0])}
         return [event_as_json(event) for event in events]
@@ -433,11 +435,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no scenario in {' '.join(options.scenarios) or SCENARIOS}")
     try:
         return 0 if play_all(scenarios, command, seconds=options.seconds) else 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         parser.error(f"the engine cannot be started: {error}")
-    except KeyboardInterrupt:
-        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("conformance", main))

@@ -8,9 +8,13 @@
 | 69 | a port is taken, or the other side is away |
 | 75 | the disk, or what is on it, cannot be relied on |
 | 78 | configuration |
+| 130 | a command that was to say something was interrupted by Ctrl-C before it had |
+| 141 | likewise, whoever read it went away, as `head` does |
 """
 
 import errno
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +29,8 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69
     DISK = 75
     CONFIGURATION = 78
+    INTERRUPTED = 128 + signal.SIGINT
+    UNREAD = 128 + signal.SIGPIPE
 
 
 class Fatal(Exception):
@@ -77,10 +83,45 @@ def run(program: str, body: Callable[[], None]) -> int:
     try:
         body()
     except Fatal as fatal:
-        # It may go to the very disk that is full; the exit code is to tell all the same.
-        with suppress(OSError):
-            print(f"{program}: {fatal.message}", file=sys.stderr, flush=True)
-        return fatal.code
+        return _complain(program, fatal)
     except KeyboardInterrupt:
         return ExitCode.DONE
     return ExitCode.DONE
+
+
+def run_command(program: str, body: Callable[[], int]) -> int:
+    """Run the body of a command that is to say something; its exit code for `sys.exit`.
+
+    Ctrl-C ends it without a word, and so does the end of whoever reads what it prints (`… | head`).
+    Neither is its verdict: they have codes of their own, those that a shell has for such ends.
+    """
+    try:
+        try:
+            return body()
+        finally:
+            sys.stdout.flush()  # else the interpreter finds out when nobody can catch it
+    except Fatal as fatal:
+        return _complain(program, fatal)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())  # what is left in the buffer goes there
+        os.close(nothing)
+        return ExitCode.UNREAD
+
+
+def _complain(program: str, fatal: Fatal) -> int:
+    # It may go to the very disk that is full; the exit code is to tell all the same.
+    with suppress(OSError):
+        print(f"{program}: {fatal.message}", file=sys.stderr, flush=True)
+    return fatal.code
+
+
+def _is_unread() -> bool:
+    """Whether it is our stdout that nobody reads any more, and no connection."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return bool(poll.poll(0))

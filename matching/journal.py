@@ -32,7 +32,6 @@ commit 1 s=2 b=1 h=cf6f9854a5a02d2dff932f4f6e33782c x=3e76cd3c
 
 import argparse
 import re
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +47,7 @@ from matching.events import (
     Event,
     Trade,
 )
+from matching.exits import run_command
 from matching.order import (
     TICKER,
     Command,
@@ -698,6 +698,8 @@ def run_reader(path: Path, read: Callable[[Path, Source], None]) -> int:
         return _complain(f"{path}: {damage}", _DAMAGED)
     except UnknownJournal as unknown:
         return _complain(f"{path}: {unknown}", _UNKNOWN)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _complain(f"{path}: {error.strerror}", _USAGE)
     return 0
@@ -836,6 +838,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Like cat: end quietly when the reader of our output has seen enough (`… cat FILE | head`).
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    sys.exit(run_command("journal", main))

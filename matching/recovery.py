@@ -33,6 +33,7 @@ from pathlib import Path
 
 from matching.engine import Engine
 from matching.events import Event, Trade
+from matching.exits import run_command
 from matching.journal import (
     HEADER_LIMIT,
     RULES,
@@ -693,4 +694,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("recovery", main))

@@ -40,7 +40,6 @@ from log2db.__main__ import read_durable
 from matching import config, exits
 from matching.client import Away, query
 from matching.config import KEY, Var
-from matching.console import say
 from matching.disk import SystemDisk
 from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING
 from matching.exits import ExitCode, Fatal
@@ -131,10 +130,10 @@ def fail(sentence: str) -> Finding:
 
 
 def main() -> None:
-    sys.exit(exits.run("doctor", _main))
+    sys.exit(exits.run_command("doctor", _main))
 
 
-def _main() -> None:
+def _main() -> int:
     parser = argparse.ArgumentParser(
         prog="doctor",
         description="Say whether this machine and var/ are fit for a venue.",
@@ -150,10 +149,9 @@ def _main() -> None:
     uri = settings.database_uri(var, arguments.database)
     has_failed = False
     for finding in examine(var, uri, host=arguments.host, port=arguments.port):
-        say(f"{finding.level.value:<5} {finding.sentence}")
+        print(f"{finding.level.value:<5} {finding.sentence}", flush=True)
         has_failed = has_failed or finding.level is Level.FAIL
-    if has_failed:
-        sys.exit(ExitCode.CONFIGURATION)
+    return ExitCode.CONFIGURATION if has_failed else ExitCode.DONE
 
 
 def examine(var: Var, uri: str, *, host: str, port: int) -> Iterator[Finding]:

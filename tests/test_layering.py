@@ -54,18 +54,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.protocol": _matching("order events"),
     "matching.signing": _matching("order events protocol"),
     "matching.scenario": _matching("events protocol"),
-    "matching.conformance": _matching("order events protocol engine scenario"),
+    "matching.conformance": _matching("order events protocol engine exits scenario"),
     "matching.engine": _matching(
         "order events account admission auction book clientids limits recent refusals settings"
         " stops"
     ),
     "matching.records": _matching("order events protocol"),
-    "matching.journal": _matching("order events records ports"),
+    "matching.journal": _matching("order events exits records ports"),
     "matching.marketdata": _matching("order events"),
     "matching.snapshot": _matching(
         "order events account book clientids recent stops engine records journal ports"
     ),
-    "matching.recovery": _matching("order events ports records journal engine snapshot"),
+    "matching.recovery": _matching("order events exits ports records journal engine snapshot"),
     "matching.snapshotchild": _matching("disk exits journal recovery"),
     "matching.snapshotter": _matching("console"),
     "matching.session": _matching("order protocol signing ports"),

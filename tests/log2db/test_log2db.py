@@ -1,9 +1,11 @@
 """`python -m log2db` as a process: it follows, waits, refuses, and never counts twice."""
 
 import itertools
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ from tests.cluster import running_cluster
 from tests.database import add_user, make_database, only_sqlite, uri_of
 from tests.log2db.journals import START, JournalFile
 from tests.log2db.test_verify import trade_at_random
-from tests.processes import Process, running
+from tests.processes import ROOT, Process, running
 from tests.waiting import wait_until
 
 OTHER_LINEAGE = "00112233445566ff"
@@ -379,6 +381,16 @@ def test_verify_says_ok_or_each_difference_by_its_exit_code_too(
     assert wrong.wait() == 1
     assert wrong.lines[0].startswith("account 2 (bob): actual cash is ")
     assert wrong.lines[-1].startswith("1 differences in intc")
+    unread = subprocess.run(
+        f"{sys.executable} -m log2db --verify intc | head -c 0; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="bash",
+        cwd=ROOT,
+        env={**os.environ, "EMTE_VAR": str(var.root)},
+        capture_output=True,
+        check=False,
+    )
+    assert (unread.returncode, unread.stderr) == (141, b"")
 
 
 def test_the_journal_of_a_run_that_has_ended_is_verified_where_it_is_kept(

@@ -279,7 +279,7 @@ def test_control_c_ends_the_engine_too(conformance: Conformance) -> None:
         wait_until(pid_file.exists, "the engine")
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=PATIENCE_SECONDS)
-    assert (running.returncode, errors) == (1, b"")
+    assert (running.returncode, errors) == (130, b"")
     assert not _is_running(pid_file)
 
 
@@ -307,6 +307,7 @@ def test_our_engine_behind_the_protocol_answers_what_it_cannot_read() -> None:
     assert product.answer("new tick=0.05 lot=10 reference=20.00") == "ok"
     assert '"bad_syntax"' in product.answer("hello")
     assert '"bad_syntax"' in product.answer("1700000000000000 7:bye intc 5")
+
     assert '"bad_tick"' in product.answer("1700000000000000 7:buy intc 10@50.01")
     assert product.answer("book") == '{"bids":[],"asks":[]}'
     assert product.answer("phase") == '"continuous"'
