@@ -690,6 +690,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    if not __debug__:
+        parser.error("python -O leaves out the engine's own checks: run it without")
     return run_reader(options.file, _replay_file)
 
 

@@ -244,3 +244,19 @@ def test_no_file_shadows_a_module_of_the_standard_library_or_a_dependency(folder
     assert "tornado" in taken
     names = {path.stem for path in (ROOT / folder).glob("*.py")}
     assert not names & taken
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_safety_hangs_on_an_assert(module: str) -> None:
+    """`python -O` leaves them out: an assert tells what a type is, or is one of a `check`'s."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    of_checks = {
+        id(node)
+        for check in ast.walk(tree)
+        if isinstance(check, ast.FunctionDef) and check.name == "check"
+        for node in ast.walk(check)
+    }
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    told = [ast.unparse(node.test) for node in asserts if id(node) not in of_checks]
+    of_types = re.compile(r"(not )?isinstance\(.*\)|.* is not None")
+    assert not [test for test in told if of_types.fullmatch(test) is None]

@@ -266,7 +266,8 @@ def expose(
     may hold; anything else is refused. table: the name of its value that is a list of rows, and
     columns: the names in each of these rows, so that a table without rows has its heading too.
     """
-    assert (table is None) == (not columns)
+    if (table is None) != (not columns):
+        raise ValueError("a table and its columns go together")
     return lambda function: Page(function, audience, view, methods, fields, table, columns)
 
 
@@ -648,7 +649,9 @@ def write_csv(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
     writer = csv.writer(table)
     writer.writerow(columns)
     for row in rows:
-        assert len(row) == len(columns)
+        if len(row) != len(columns):
+            raise ValueError(f"{row} has other columns than {columns}")
+
         writer.writerow([_for_spreadsheets(row[name]) for name in columns])
     return table.getvalue()
 

@@ -307,6 +307,7 @@ def test_our_engine_behind_the_protocol_answers_what_it_cannot_read() -> None:
     assert product.answer("new tick=0.05 lot=10 reference=20.00") == "ok"
     assert '"bad_syntax"' in product.answer("hello")
     assert '"bad_syntax"' in product.answer("1700000000000000 7:bye intc 5")
+    assert '"bad_syntax"' in product.answer("1700000000000000 7:login intc nonce=1 ts=1")
 
     assert '"bad_tick"' in product.answer("1700000000000000 7:buy intc 10@50.01")
     assert product.answer("book") == '{"bids":[],"asks":[]}'

@@ -671,6 +671,17 @@ def test_the_program_runs_as_a_module(journal_file: Path) -> None:
     assert done.stdout.startswith("replayed: 10 records")
 
 
+def test_the_program_checks_nothing_where_python_leaves_its_checks_out(journal_file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-O", "-m", "matching.recovery", str(journal_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "python -O leaves out the engine's own checks: run it without" in done.stderr
+
+
 def test_the_command_line_knows_one_set_of_rules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
