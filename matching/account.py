@@ -123,15 +123,7 @@ class Order:
 
     @property
     def status(self) -> Status:
-        if self.canceled:
-            return Status.CANCELED
-        if self.open_quantity == 0:
-            return Status.FILLED
-        if self.stop:
-            return Status.PENDING_STOP
-        if self.open_quantity < self.quantity:
-            return Status.PARTIALLY_FILLED
-        return Status.OPEN
+        return status_of(self.terms, self.open_quantity, canceled=self.canceled)
 
     def keeps_place(self, *, quantity: int, price: int, stop: int) -> bool:
         """Whether it has its place in time still with these terms: only less quantity (R6)."""
@@ -144,6 +136,19 @@ class Order:
             f"#{self.oid} {self.owner}:{self.side} {self.open_quantity} of {self.quantity}{hidden}"
             f"@{format_price(self.price)}{stop} {self.status}"
         )
+
+
+def status_of(terms: NewOrder, open_quantity: int, *, canceled: bool) -> Status:
+    """What an order of these terms is called of which so much has not traded."""
+    if canceled:
+        return Status.CANCELED
+    if open_quantity == 0:
+        return Status.FILLED
+    if terms.stop:
+        return Status.PENDING_STOP
+    if open_quantity < terms.quantity:
+        return Status.PARTIALLY_FILLED
+    return Status.OPEN
 
 
 class Account:

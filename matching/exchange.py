@@ -6,8 +6,9 @@
     checks ─▶ engine ─▶ journal ─▶ take_batch() ─▶ write and sync          └─▶ changes, for the feed
 
 What arrives is decided at once, while the batch before it is being synced, up to 512 commands; the
-rest waits its turn. Nothing leaves before its cause is durable (PROTOCOL §4): a reject, a duplicate
-or a read waits for the batch in which it was decided like everything else. Whoever owns an Exchange
+rest waits its turn. Few commands may do much, so the one that brings its events to 4,096 ends a
+batch, too. Nothing leaves before its cause is durable (PROTOCOL §4): a reject, a duplicate or a
+read waits for the batch in which it was decided like everything else. Whoever owns an Exchange
 writes and syncs one batch at a time and calls `settle` only after that; if a write or a sync fails,
 the engine is ahead of the disk and the process must end (PROTOCOL §5).
 
@@ -17,15 +18,16 @@ Nothing else reads the engine. Watchers see `feed`, which is moved on by `settle
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from string import hexdigits
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from matching import protocol
-from matching.account import Account, Order
+from matching.account import Account, Order, status_of
 from matching.engine import Engine
 from matching.events import (
     Accepted,
@@ -40,7 +42,14 @@ from matching.events import (
     Triggered,
 )
 from matching.limits import UNLIMITED
-from matching.marketdata import Changes, Feed, JsonObject, format_time, price_or_none
+from matching.marketdata import (
+    Changes,
+    Feed,
+    JsonObject,
+    format_time,
+    level_to_json,
+    price_or_none,
+)
 from matching.order import (
     HOUSE,
     Amend,
@@ -63,6 +72,15 @@ from matching.snapshot import SeenSignature
 BATCH_COMMANDS = 512
 """The most commands in one batch (PROTOCOL §5)."""
 
+BATCH_EVENTS = 4_096
+"""The events after which a batch takes no more commands: one of them may have caused very many."""
+
+TOLD_PER_EVENT = 32
+"""So many open orders are told, before they are put into JSON, at the cost of one event."""
+
+PIECE_ITEMS = 256
+"""The most orders, events or answers that are put into JSON at once: longer lists in pieces."""
+
 SPACE_FOR_ORDERS = 256 * 1024 * 1024
 """With less free on the journal's file system, new orders are `no_space` (PROTOCOL §5), bytes."""
 
@@ -79,6 +97,11 @@ NONCE_BYTES = 16
 
 KEY_RAISED = 4003
 """The WebSocket close code for a session whose owner's key no longer counts."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+T = TypeVar("T")
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -105,6 +128,18 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             if self.server_time is not None:
                 error["server_time"] = self.server_time
             return {"error": error}
+        events = [protocol.event_to_dict(event) for event in self.events]
+        return {**self._head(), "events": events}
+
+    def pieces(self, head: JsonObject) -> Iterable[bytes]:
+        """The JSON of `head` and the answer, one piece after the other."""
+        if len(self.events) <= PIECE_ITEMS:
+            return (_encode({**head, **self.to_dict()}),)
+        lists = {"events": self.events}
+        return _pieces({**head, **self._head()}, lists, protocol.event_to_dict)
+
+    def _head(self) -> JsonObject:
+        """All of an answer without an error but its events."""
         data: JsonObject = {}
         if self.seq is not None:
             data["seq"] = self.seq
@@ -114,7 +149,6 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             data["status"] = self.status
             data["filled"] = self.filled
             data["remaining"] = self.remaining
-        data["events"] = [protocol.event_to_dict(event) for event in self.events]
         return data
 
     def to_text(self) -> str:
@@ -133,6 +167,10 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     def to_dict(self) -> JsonObject:
         return {**_head("answer", self.req), **self.answer.to_dict()}
 
+    def pieces(self) -> Iterable[bytes]:
+        """Its JSON, one piece after the other."""
+        return self.answer.pieces(_head("answer", self.req))
+
 
 class Replies(msgspec.Struct, frozen=True, gc=False):
     """The answers to the texts of one frame, in order."""
@@ -144,6 +182,94 @@ class Replies(msgspec.Struct, frozen=True, gc=False):
         answers = [answer.to_dict() for answer in self.answers]
         return {**_head("answer", self.req), "answers": answers}
 
+    def pieces(self) -> Iterator[bytes]:
+        """Its JSON, one piece after the other."""
+        yield _encode(_head("answer", self.req))[:-1] + b',"answers":['
+        for index, answer in enumerate(self.answers):
+            if index:
+                yield b","
+            yield from answer.pieces({})
+        yield b"]}"
+
+
+class OrderState(msgspec.Struct, frozen=True, gc=False):
+    """What an order was at one moment: the engine goes on changing it, but for its `terms`."""
+
+    oid: int
+    terms: NewOrder
+    open_quantity: int
+    canceled: bool
+
+
+class OrderChange(msgspec.Struct, frozen=True, gc=False):
+    """PROTOCOL §4's `order` message: what became of an order, for those who watch its owner's."""
+
+    seq: int
+    time: int
+    event: Event
+    order: OrderState
+    with_owner: bool
+
+    def to_dict(self) -> JsonObject:
+        return {
+            "type": "order",
+            "seq": self.seq,
+            "time": format_time(self.time),
+            "event": protocol.event_to_dict(self.event),
+            "order": order_to_dict(self.order, with_owner=self.with_owner),
+        }
+
+    def pieces(self) -> Iterable[bytes]:
+        """Its JSON, one piece."""
+        return (_encode(self.to_dict()),)
+
+
+class OpenOrders(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The open orders of an owner, or (with `with_owner`) of all, after record `seq`.
+
+    They may be very many: who takes them puts one piece after the other into JSON, and need not
+    have done so when the engine goes on.
+    """
+
+    req: int | None
+    seq: int
+    position: int | None
+    orders: list[OrderState]
+    with_owner: bool
+
+    def to_dict(self) -> JsonObject:
+        return {**self._head(), "orders": [self._order(order) for order in self.orders]}
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its JSON, one piece after the other."""
+        return _pieces(self._head(), {"orders": self.orders}, self._order)
+
+    def _head(self) -> JsonObject:
+        head = {**_head("orders", self.req), "seq": self.seq}
+        if self.position is not None:
+            head["position"] = self.position
+        return head
+
+    def _order(self, order: OrderState) -> JsonObject:
+        return order_to_dict(order, with_owner=self.with_owner)
+
+
+class PublicState(msgspec.Struct, frozen=True, gc=False):
+    """What `GET /query` tells: `levels` are those of `Feed.best`, as they were at one moment."""
+
+    head: JsonObject
+    levels: dict[str, list[tuple[int, tuple[int, int]]]]
+
+    def to_dict(self) -> JsonObject:
+        levels = {
+            name: [level_to_json(each) for each in side] for name, side in self.levels.items()
+        }
+        return {**self.head, **levels}
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its JSON, one piece after the other."""
+        return _pieces(self.head, self.levels, level_to_json)
+
 
 class Close(msgspec.Struct, frozen=True, gc=False):
     """The connection is to be closed with this code."""
@@ -152,7 +278,7 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Message = Reply | Replies | Close | JsonObject
+Message = Reply | Replies | OrderChange | OpenOrders | Close | JsonObject
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -173,15 +299,22 @@ class Batch:
     `<ticker>.rejected`, after all that.
     """
 
-    __slots__ = ("changes", "commands", "data", "deliveries", "mark", "rejections")
+    __slots__ = ("changes", "commands", "data", "deliveries", "events", "mark", "rejections")
 
     def __init__(self) -> None:
         self.data = b""
         self.mark = b""
         self.commands = 0
+        self.events = 0
+        """What deciding it took beside the commands, counted in events."""
         self.deliveries: list[tuple[Recipient, Message]] = []
         self.changes: Changes | None = None
         self.rejections: list[Rejection] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may take one more command."""
+        return self.commands < BATCH_COMMANDS and self.events < BATCH_EVENTS
 
     def write(self, journal: File) -> None:
         """Append the data. OSError: the process must end, and never try again."""
@@ -285,10 +418,10 @@ class Exchange:
             "time": self.time_text(),
         }
 
-    def query(self) -> JsonObject:
+    def query(self) -> PublicState:
         """The public state, as `GET /query` tells it: all levels, no owners, no stops."""
         engine, feed = self._engine, self.feed
-        return {
+        head = {
             "ticker": self.ticker,
             "tick": format_price(engine.tick),
             "lot": engine.lot,
@@ -298,9 +431,9 @@ class Exchange:
             "reference": format_price(feed.reference),
             "seq": feed.seq,
             "rules": feed.rules,
-            "bids": feed.levels(Side.BUY, None),
-            "asks": feed.levels(Side.SELL, None),
         }
+        levels = {"bids": feed.best(Side.BUY, None), "asks": feed.best(Side.SELL, None)}
+        return PublicState(head, levels)
 
     def quote(self) -> int:
         """The last price, before the first trade the reference price."""
@@ -465,7 +598,7 @@ class Exchange:
     def _decide_what_waits(self) -> None:
         queue = self._queue
         try:
-            while queue and self._batch.commands < BATCH_COMMANDS:
+            while queue and self._batch.has_room:
                 self._batch.commands += 1
                 queue.popleft()()
         except BaseException as error:
@@ -630,6 +763,7 @@ class Exchange:
                 remaining=first.remaining,
                 events=events,
             )
+        self._batch.events += len(events)
         oid = _oid_of_command(command, first)
         seq = self._journal.append(
             command, oid=oid, events=events, at=at, signature_prefix=signature[:16]
@@ -645,10 +779,11 @@ class Exchange:
         owner = owner_of(command)
         told = len(events) - (self._journal.seq - seq)
         self._note(events, seq - told + 1, seq, at, sender=sender, owner=owner)
+        if isinstance(command, CancelAll):  # all that it ends is its owner's
+            self._forget_ended(events)
+            return Answer(seq=seq, events=events, canceled=len(events))
         visible = events if sees_all or owner is None else self._visible(events, owner)
-        if isinstance(command, CancelAll):
-            answer = Answer(seq=seq, events=visible, canceled=len(events))
-        elif oid:
+        if oid:
             answer = _answer_about(self._open[oid], visible, seq=seq)
         else:
             answer = Answer(seq=seq, events=visible)
@@ -714,17 +849,13 @@ class Exchange:
     ) -> None:
         """Send an `order` message to all who want it but were not told by their answer."""
         for watched in (order.owner, None):
-            for session in self._watchers.get(watched, ()):
-                if session is sender and order.owner == owner:
-                    continue
-                message: JsonObject = {
-                    "type": "order",
-                    "seq": seq,
-                    "time": format_time(at),
-                    "event": protocol.event_to_dict(event),
-                    "order": order_to_dict(order, with_owner=session.venue),
-                }
-                self._deliver(session.recipient, message)
+            watchers = self._watchers.get(watched)
+            if watchers is None:
+                continue
+            change = OrderChange(seq, at, event, _state_of(order), with_owner=watched is None)
+            for session in watchers:
+                if session is not sender or order.owner != owner:
+                    self._deliver(session.recipient, change)
 
     def _visible(self, events: Sequence[Event], owner: int) -> Sequence[Event]:
         """The events about orders of one owner, or about none."""
@@ -808,14 +939,16 @@ class Exchange:
         except Denied as denied:
             self._deliver(session.recipient, Reply(req, self._refusal(denied, self._now())))
             return
-        orders = self._engine.open_orders(owner)
-        message: JsonObject = {
-            **_head("orders", req),
-            "seq": self._journal.seq,
-            "orders": [order_to_dict(order, with_owner=session.venue) for order in orders],
-        }
-        if owner is not None:
-            message["position"] = self._engine.position(owner)
+        # All of them stand in `_open` already, in oid order.
+        orders = self._open.values() if owner is None else self._engine.open_orders(owner)
+        self._batch.events += len(orders) // TOLD_PER_EVENT
+        message = OpenOrders(
+            req=req,
+            seq=self._journal.seq,
+            position=None if owner is None else self._engine.position(owner),
+            orders=[_state_of(order) for order in orders],
+            with_owner=session.venue,
+        )
         self._deliver(session.recipient, message)
 
     def _cancel_after(
@@ -942,6 +1075,24 @@ def _head(kind: str, req: int | None) -> JsonObject:
     return {"type": kind} if req is None else {"type": kind, "req": req}
 
 
+def _pieces(
+    head: JsonObject, lists: Mapping[str, Sequence[T]], to_json: Callable[[T], object]
+) -> Iterator[bytes]:
+    """The JSON of `head`, which has members, and of lists beside them, one piece after the other.
+
+    >>> b"".join(_pieces({"seq": 7}, {"bids": [1, 2], "asks": []}, str))
+    b'{"seq":7,"bids":["1","2"],"asks":[]}'
+    """
+    yield _encode(head)[:-1]
+    for name, items in lists.items():
+        yield f',"{name}":['.encode()
+        for start in range(0, len(items), PIECE_ITEMS):
+            piece = _encode([to_json(item) for item in items[start : start + PIECE_ITEMS]])[1:-1]
+            yield b"," + piece if start else piece
+        yield b"]"
+    yield b"}"
+
+
 def _feed_of(recovered: Recovered) -> Feed:
     """The public state of a market that nobody has seen yet."""
     engine = recovered.engine
@@ -1038,23 +1189,28 @@ def _public_trade(trade: Trade, seq: int, at: int) -> JsonObject:
     }
 
 
-def order_to_dict(order: Order, *, with_owner: bool) -> JsonObject:
+def _state_of(order: Order) -> OrderState:
+    return OrderState(order.oid, order.terms, order.open_quantity, order.canceled)
+
+
+def order_to_dict(order: Order | OrderState, *, with_owner: bool) -> JsonObject:
     """PROTOCOL §4's JSON of an order; price null is a market order, id null is none."""
+    terms, open_quantity = order.terms, order.open_quantity
     data: JsonObject = {
         "oid": order.oid,
-        "id": order.client_id or None,
-        "side": order.side,
-        "price": protocol.price_or_null(order.price),
-        "stop": protocol.price_or_null(order.stop),
-        "tif": order.tif,
-        "stp": order.stp,
-        "post": order.post,
-        "peak": order.peak,
-        "quantity": order.quantity,
-        "filled": order.filled,
-        "remaining": order.remaining,
-        "status": order.status,
+        "id": terms.client_id or None,
+        "side": terms.side,
+        "price": protocol.price_or_null(terms.price),
+        "stop": protocol.price_or_null(terms.stop),
+        "tif": terms.tif,
+        "stp": terms.stp,
+        "post": terms.post,
+        "peak": terms.peak,
+        "quantity": terms.quantity,
+        "filled": terms.quantity - open_quantity,
+        "remaining": 0 if order.canceled else open_quantity,
+        "status": status_of(terms, open_quantity, canceled=order.canceled),
     }
     if with_owner:
-        data["owner"] = order.owner
+        data["owner"] = terms.owner
     return data

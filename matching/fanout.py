@@ -76,18 +76,23 @@ Message = JsonObject | bytes
 _encode = msgspec.json.Encoder().encode
 
 
-def frame(payload: bytes) -> bytes:
+def frame(payload: bytes, *, begins: bool = True, ends: bool = True) -> bytes:
     """One unmasked text frame, as a server sends it (RFC 6455 §5.2).
+
+    A message may be sent in several: one `begins` it, one `ends` it.
 
     >>> frame(b"hi"), frame(b"x" * 126)[:4]
     (b'\\x81\\x02hi', b'\\x81~\\x00~')
+    >>> frame(b"hi", ends=False) + frame(b" you", begins=False)
+    b'\\x01\\x02hi\\x80\\x04 you'
     """
+    first = (b"\x81" if ends else b"\x01") if begins else (b"\x80" if ends else b"\x00")
     length = len(payload)
     if length < 126:
-        return b"\x81" + length.to_bytes(1, "big") + payload
+        return first + length.to_bytes(1, "big") + payload
     if length < 65536:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+        return first + b"\x7e" + length.to_bytes(2, "big") + payload
+    return first + b"\x7f" + length.to_bytes(8, "big") + payload
 
 
 class Listener:
@@ -102,6 +107,9 @@ class Listener:
         self.waiting = 0
         """Bytes that the client has not taken yet, in all."""
         self._public_waiting = 0
+        self._is_held = False
+        self._held: list[bytes] = []
+        """Public messages that follow when private ones are sent; they count as waiting."""
         self._last_progress = time.monotonic()
         self._drained: asyncio.Future[None] | None = None
         self._backlog: _Backlog | None = None
@@ -109,9 +117,28 @@ class Listener:
 
     def send(self, *messages: Message) -> None:
         """Send private messages, joined into one write; never dropped, in order with all others."""
-        self._put(b"".join([frame(_encoded(message)) for message in messages]))
+        self.send_frames(b"".join([frame(_encoded(message)) for message in messages]))
+
+    def send_frames(self, data: bytes) -> None:
+        """Send private messages that are frames already, or a part of one."""
+        self._put(data)
         if self.waiting > CLOSE_LIMIT:
             self.abort()
+
+    def hold_public(self) -> None:
+        """There are private messages still to be sent, or the rest of one: what is public waits."""
+        self._is_held = True
+
+    def release_public(self) -> None:
+        """All that is private is sent."""
+        self._is_held = False
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            self.waiting -= len(data)
+            self._public_waiting -= len(data)
+            self._put(data, public=True)
+            self._go_on()
 
     def drained(self) -> "asyncio.Future[None] | None":
         """None while the client may be read from, else a future that says when it may be again."""
@@ -152,6 +179,10 @@ class Listener:
         connection = self._handler.ws_connection
         if connection is None or connection.is_closing():
             return
+        if public and self._is_held:
+            self._count(len(data), public=True)
+            self._held.append(data)
+            return
         if self.waiting == 0 and not stream.writing():
             # The socket itself takes it in nearly all cases, at a third of IOStream.write's cost.
             try:
@@ -173,11 +204,7 @@ class Listener:
             written = self._stream.write(data)
         except StreamClosedError:
             return
-        if self.waiting == 0:
-            self._last_progress = time.monotonic()
-        self.waiting += size
-        if public:
-            self._public_waiting += size
+        self._count(size, public=public)
 
         def taken(_: "asyncio.Future[None]") -> None:
             self.waiting -= size
@@ -187,8 +214,19 @@ class Listener:
 
         written.add_done_callback(taken)
 
+    def _count(self, size: int, *, public: bool) -> None:
+        if self.waiting == 0:
+            self._last_progress = time.monotonic()
+        self.waiting += size
+        if public:
+            self._public_waiting += size
+
     def _on_progress(self) -> None:
         self._last_progress = time.monotonic()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Less waits than before: read again, and send what was only remembered."""
         if self._drained is not None and (self.waiting <= READ_LIMIT or self._stream.closed()):
             self._drained.set_result(None)
             self._drained = None

@@ -142,6 +142,8 @@ class GroupCommit:
                     self.batch_commands.observe(batch.commands)
                     await loop.run_in_executor(self._writer, write, batch)
                 self._settle(batch)
+                if not batch.data:  # there was no wait in which others had their turn
+                    await asyncio.sleep(0)
             if not self._work.is_set():
                 self._idle.set()
 

@@ -7,17 +7,19 @@ Errors are JSON in one form, and their code says the status.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 from prometheus_client import generate_latest
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from matching.exchange import Answer, Message, Reply
 from matching.marketdata import JsonObject
 from matching.order import format_price
-from matching.realtime import RealtimeHandler
+from matching.realtime import SLICE_BYTES, RealtimeHandler
 from matching.server import Server
 
 BODY_LIMIT = 16 * 1024
@@ -105,6 +107,22 @@ class Handler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(_encode(message))
 
+    async def finish_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Finish with JSON that is made piece by piece; between slices others have their turn."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        size = 0
+        for piece in pieces:
+            self.write(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES:
+                size = 0
+                try:
+                    await self.flush()
+                except StreamClosedError:
+                    return  # nobody reads the rest
+                await asyncio.sleep(0)
+        self.finish()
+
     def finish_text(self, text: str) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(text)
@@ -163,11 +181,10 @@ class MainHandler(Handler):
             # say 500; who hears nothing asks again.
             self.detach().close()
             raise
-        message = answer.to_dict()
-        if "error" in message:
-            self.refuse(message["error"])
+        if answer.error is not None:
+            self.refuse(answer.to_dict()["error"])
         elif "application/json" in self.request.headers.get("Accept", ""):
-            self.finish_json({"type": "answer", **message})
+            await self.finish_pieces(answer.pieces({"type": "answer"}))
         else:
             self.finish_text(answer.to_text())
 
@@ -202,8 +219,8 @@ class QuoteHandler(Handler):
 
 
 class QueryHandler(Handler):
-    def get(self) -> None:
-        self.finish_json(self.server.exchange.query())
+    async def get(self) -> None:
+        await self.finish_pieces(self.server.exchange.query().pieces())
 
 
 class TimeHandler(Handler):

@@ -133,10 +133,7 @@ class Feed:
 
     def levels(self, side: Side, depth: int | None) -> list[JsonLevel]:
         """The best `depth` levels of a side (None: all), best first."""
-        return [
-            [format_price(price), quantity, orders]
-            for price, (quantity, orders) in self._sides[side].best(depth)
-        ]
+        return [level_to_json(level) for level in self._sides[side].best(depth)]
 
     def snapshot(
         self, depth: int = DEFAULT_DEPTH, *, book: bool = True, trades: bool = True
@@ -219,6 +216,12 @@ class _Ladder:
 
 
 _SIDES = ((Side.BUY, "bids"), (Side.SELL, "asks"))
+
+
+def level_to_json(level: tuple[int, tuple[int, int]]) -> JsonLevel:
+    """A level of `Feed.best` as JSON shows it."""
+    price, (quantity, orders) = level
+    return [format_price(price), quantity, orders]
 
 
 def price_or_none(price: int | None) -> str | None:

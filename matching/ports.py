@@ -34,8 +34,12 @@ class Recipient(Protocol):
 class Connection(Recipient, Protocol):
     """One client's connection, as the server sees it for as long as it is open."""
 
-    def flush_messages(self) -> None:
-        """Send what was delivered."""
+    @property
+    def has_more(self) -> bool:
+        """Whether something was delivered that is not sent yet."""
+
+    def tell(self) -> int:
+        """Send the next slice of what was delivered; how many bytes."""
 
     def ping_or_close(self, now: float) -> None:
         """Ask for a sign of life, or give it up. `now`: seconds on the monotonic clock."""

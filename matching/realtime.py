@@ -1,6 +1,8 @@
 """One WebSocket of a product (PROTOCOL §4): requests in; answers, private messages and feed out.
 
 It translates frames for the exchange, and what the exchange says to frames, and decides nothing.
+What is said to it goes out in slices (`tell`), each in a turn of the loop of its own: the open
+orders, or what one command did, may be very many.
 `on_message` never awaits: Tornado reads a connection's next frame only after it returns, so what is
 submitted is answered later, when its batch is durable. A client that does not read its answers, or
 has too many outstanding, is not read from until it has caught up.
@@ -8,6 +10,8 @@ has too many outstanding, is not read from until it has caught up.
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -18,8 +22,8 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 from matching import protocol
 from matching.console import say
 from matching.events import Rejected
-from matching.exchange import Close, Message, Replies, Reply
-from matching.fanout import Listener
+from matching.exchange import Close, Message, OrderChange, Replies
+from matching.fanout import Listener, frame
 from matching.marketdata import DEFAULT_DEPTH, MAX_DEPTH, JsonObject
 from matching.server import Server
 
@@ -37,6 +41,9 @@ TEXTS_LIMIT = 1_000
 
 ANSWERS_LIMIT = 4_096
 """Texts of one connection that may be undecided or unsynced; nothing more is read from it then."""
+
+SLICE_BYTES = 32 * 1024
+"""So many bytes of JSON are made for one connection, and then the others have their turn."""
 
 DAY_SECONDS = 24 * 60 * 60
 """The longest that a dead man's switch can be set to."""
@@ -104,8 +111,14 @@ class RealtimeHandler(WebSocketHandler):
 
     def initialize(self, server: Server) -> None:
         self.server = server
-        self._messages: list[bytes] = []
+        self._untold: deque[Message | bytes] = deque()
+        self._telling: Iterator[bytes] | None = None
+        """The rest of the message of which a part is sent."""
+        self._goodbye: Close | None = None
+        """How the connection is closed when all is told."""
         self._unanswered = 0
+        self._asked_for_orders = False
+        """Whether nothing more is read until all that was asked is answered."""
         self._is_open = False
         self._resume: asyncio.Future[None] | None = None
 
@@ -159,6 +172,8 @@ class RealtimeHandler(WebSocketHandler):
         if not self._is_open:
             return
         self._is_open = False
+        self._untold.clear()
+        self._telling = self._goodbye = None
         server = self.server
         server.connections.discard(self)
         server.fanout.leave(self.listener)
@@ -250,6 +265,7 @@ class RealtimeHandler(WebSocketHandler):
                     owner=request.owner,
                 )
             case Open():
+                self._asked_for_orders = True
                 exchange.open_orders(self.session, req=request.req, owner=request.owner)
             case CancelAfter():
                 exchange.cancel_after(
@@ -270,7 +286,7 @@ class RealtimeHandler(WebSocketHandler):
         has_snapshot = self.server.fanout.subscribe(
             self.listener, request.depth, channels=request.channels, req=request.req
         )
-        wanted = "orders" in request.channels
+        wanted = self._asked_for_orders = "orders" in request.channels
         req = None if has_snapshot else request.req
         self.server.exchange.subscribe_orders(self.session, req=req, wanted=wanted)
         self._unanswered += wanted or req is not None
@@ -280,7 +296,7 @@ class RealtimeHandler(WebSocketHandler):
         pong: JsonObject = {"type": "pong", "time": self.server.exchange.time_text()}
         if request.req is not None:
             pong["req"] = request.req
-        self.listener.send(pong)
+        self._say(pong)
 
     def _refuse(self, req: int | None, code: str, message: str) -> None:
         """Answer what never reached the exchange."""
@@ -289,42 +305,89 @@ class RealtimeHandler(WebSocketHandler):
         answer: JsonObject = {"type": "answer", "error": error}
         if req is not None:
             answer["req"] = req
-        self.listener.send(answer)
+        self._say(answer)
 
     # -- outgoing
 
     def deliver(self, message: Message) -> None:
-        """Take a message of the exchange; it leaves with the others of its batch."""
-        if isinstance(message, Close):
-            self.flush_messages()
-            self.listener.close(message.code, message.reason)
+        """Take a message of the exchange; `tell` sends it."""
+        if not self._is_open:
             return
-        if isinstance(message, Reply):
-            self._unanswered -= 1
-            data = message.to_dict()
-        elif isinstance(message, Replies):
-            self._unanswered -= len(message.answers)
-            data = message.to_dict()
-        else:
-            data = message
-            self._unanswered -= data["type"] != "order"
-            if data["type"] == "login":
-                self._limit_frames(LARGE_FRAME)
-        if not self._messages:
-            self.server.flush_later(self)
-        self._messages.append(_encode(data))
+        if not self.has_more:
+            self.server.tell_later(self)
+            self.listener.hold_public()
+        if isinstance(message, Close):
+            self._goodbye = message
+            return
+        if isinstance(message, dict) and message["type"] == "login":
+            self._limit_frames(LARGE_FRAME)
+        self._untold.append(message)
 
-    def flush_messages(self) -> None:
-        """Send what was delivered, in one write."""
-        messages, self._messages = self._messages, []
-        if messages and self._is_open:
-            self.listener.send(*messages)
-        if self._unanswered <= ANSWERS_LIMIT:
+    @property
+    def has_more(self) -> bool:
+        """Whether something was delivered that is not sent yet."""
+        return bool(self._untold) or self._telling is not None or self._goodbye is not None
+
+    def tell(self) -> int:
+        """Send the next slice of what was delivered, in one write; how many bytes of JSON."""
+        frames: list[bytes] = []
+        size = 0
+        while size < SLICE_BYTES and (self._telling is not None or self._untold):
+            begins = self._telling is None
+            rest = self._telling or self._begin(self._untold.popleft())
+            self._telling = None
+            pieces: list[bytes] = []
+            for piece in rest:
+                pieces.append(piece)
+                size += len(piece)
+                if size >= SLICE_BYTES:
+                    self._telling = rest
+                    break
+            frames.append(frame(b"".join(pieces), begins=begins, ends=self._telling is None))
+        if frames:
+            self.listener.send_frames(b"".join(frames))
+        if self._telling is None and not self._untold:
+            self._on_all_told()
+        if not self._is_behind:
             self._resume_reading()
+        return size
+
+    def _begin(self, message: Message | bytes) -> Iterator[bytes]:
+        """The pieces of a message that is sent now."""
+        if isinstance(message, bytes):
+            return iter((message,))
+        if isinstance(message, Replies):
+            self._unanswered -= len(message.answers)
+        elif not isinstance(message, OrderChange):
+            self._unanswered -= 1
+        if isinstance(message, dict):
+            return iter((_encode(message),))
+        assert not isinstance(message, Close)
+        return iter(message.pieces())
+
+    def _on_all_told(self) -> None:
+        self.listener.release_public()
+        if not self._unanswered:
+            self._asked_for_orders = False
+        if self._goodbye is not None:
+            self.listener.close(self._goodbye.code, self._goodbye.reason)
+            self._goodbye = None
+
+    def _say(self, message: JsonObject) -> None:
+        """Send what is no answer of the exchange: at once, but not in the midst of others."""
+        if self.has_more:
+            self._untold.append(_encode(message))
+        else:
+            self.listener.send(message)
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether nothing more is read of this client until it has been told more."""
+        return self._asked_for_orders or self._unanswered > ANSWERS_LIMIT
 
     def _pause(self) -> "asyncio.Future[None] | None":
         """A future to wait for before reading on, if the client is too far behind."""
-        if self._unanswered > ANSWERS_LIMIT:
+        if self._is_behind:
             self._resume = asyncio.get_running_loop().create_future()
             return self._resume
         return self.listener.drained()

@@ -2,8 +2,10 @@
 
 What handlers submit is decided at once and settled when its batch is durable: then come answers,
 each connection's in one write, after them the public update, and last what was refused goes to
-`<ticker>.rejected`. It stops in this order: no new connections, the cancels of sessions with cod=1,
-a last seal, the sockets close with 1001, and a last snapshot.
+`<ticker>.rejected`. No more is put into JSON in one turn of the loop than a full batch usually has:
+the rest follows in the next turns, a slice for each connection in its turn. It stops in this order:
+no new connections, the cancels of sessions with cod=1, a last seal, the sockets close with 1001,
+and a last snapshot.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +59,9 @@ LOOK_SECONDS = 1.0
 
 CLOCK_ALARM_SECONDS = 60 * 60
 """How long after the clock has jumped the alarm stands."""
+
+TURN_BYTES = 256 * 1024
+"""So much JSON is made in one turn of the loop, and then others than the told have theirs."""
 
 CLOSE_SECONDS = 1.0
 """How long clients have to say goodbye when the server stops."""
@@ -144,7 +150,8 @@ class Server:
         self.dead_men = DeadMen(self._cancel_for_dead_man)
         self.connections: set[Connection] = set()
         self.is_stopping = False
-        self._to_flush: list[Connection] = []
+        self._to_tell: deque[Connection] = deque()
+        self._next_turn: asyncio.Handle | None = None
         self._committing: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
@@ -206,6 +213,8 @@ class Server:
             await self.commit.idle()
             self.commit.seal()
             await self.commit.idle()
+            while self._to_tell:
+                await asyncio.sleep(0)
             for connection in list(self.connections):
                 connection.close(GOING_AWAY, "the server stops")
             end = time.monotonic() + CLOSE_SECONDS
@@ -237,22 +246,33 @@ class Server:
             peer = peer.ipv4_mapped
         return peer.is_loopback or any(peer in network for network in self.options.venue_from)
 
-    def flush_later(self, connection: Connection) -> None:
-        """The connection has messages to send when the batch's deliveries are done."""
-        self._to_flush.append(connection)
+    def tell_later(self, connection: Connection) -> None:
+        """The connection has something to send when the batch's deliveries are done."""
+        self._to_tell.append(connection)
 
     def _on_settled(self, batch: Batch) -> None:
         """Answers first, each connection's joined into one write, then the public update."""
         for recipient, message in batch.deliveries:
             recipient.deliver(message)
-        connections, self._to_flush = self._to_flush, []
-        for connection in connections:
-            connection.flush_messages()
+        if self._next_turn is None:
+            self._tell()
         if batch.changes is not None:
             self.fanout.publish(batch.changes)
         # Where even the market is halted for want of space, the rest of it is the journal's.
         if batch.rejections and self.exchange.free_space >= SPACE_FOR_TRADING:
             self.rejected.write(batch.rejections)
+
+    def _tell(self) -> None:
+        """Send this turn's share of what was delivered."""
+        self._next_turn = None
+        left = TURN_BYTES
+        while self._to_tell and left > 0:
+            connection = self._to_tell.popleft()
+            left -= connection.tell()
+            if connection.has_more:
+                self._to_tell.append(connection)
+        if self._to_tell:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._tell)
 
     def _on_snapshot(self, seq: int, digest: str) -> None:
         self.exchange.check(seq, digest)

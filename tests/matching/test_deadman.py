@@ -46,7 +46,7 @@ def test_the_switch_cancels_after_the_connection_that_set_it_is_gone(tmp_path: P
         answer = await trader.ask(op="cancel_after", seconds=1)
         assert (answer["type"], answer["owner"], answer["seconds"]) == ("cancel_after", 7, 1)
         trader.hang_up()
-        await until(lambda: venue.server.exchange.query()["bids"] == [])
+        await until(lambda: venue.server.exchange.query().to_dict()["bids"] == [])
         journal = venue.var.journal_file("intc").read_text()
         assert "[0] 7 del all why=dead_man " in journal
 

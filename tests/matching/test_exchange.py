@@ -1,5 +1,6 @@
 """One product over a disk in memory: nothing leaves before it is durable; each gets theirs."""
 
+import json
 import re
 from typing import Any
 
@@ -25,11 +26,11 @@ def test_nothing_leaves_before_its_batch_is_durable() -> None:
     batch = floor.exchange.take_batch()
     floor.store(batch)
     assert trader.told == venue.told == []
-    assert floor.exchange.query()["bids"] == []
+    assert floor.query()["bids"] == []
     floor.finish(batch)
     assert [message["req"] for message in trader.take()] == [1, 2, 3, 4, 5]
     assert [message["type"] for message in venue.take()] == ["order"]
-    assert floor.exchange.query()["bids"] == [["50.25", 100, 1]]
+    assert floor.query()["bids"] == [["50.25", 100, 1]]
 
 
 def test_a_reject_waits_for_the_batch_in_which_it_was_decided() -> None:
@@ -41,6 +42,52 @@ def test_a_reject_waits_for_the_batch_in_which_it_was_decided() -> None:
     assert not floor.exchange.take_batch().data, "a reject is not journaled"
     assert other.told == []
     floor.store(first)
+
+
+def test_commands_that_do_much_end_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_module, "BATCH_EVENTS", 20)
+    monkeypatch.setattr(exchange_module, "TOLD_PER_EVENT", 1)
+    floor = Floor()
+    trader = floor.trader(7)
+    for _ in range(15):
+        floor.ask(trader, "buy 1@50")
+    exchange = floor.exchange
+    for req in range(1, 4):  # each tells 15 orders: a batch has room for two
+        exchange.open_orders(trader.session, req=req)
+    trader.send("del all", req=4)  # 15 events
+    trader.send("buy 1@50", req=5)
+    batches = []
+    while exchange.has_work:
+        trader.take()
+        batch = exchange.take_batch()
+        floor.store(batch)
+        floor.finish(batch)
+        batches.append([message["req"] for message in trader.take()])
+    assert batches == [[1, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_a_long_message_has_the_same_json_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(exchange_module, "PIECE_ITEMS", 2)
+    floor = Floor()
+    trader, venue = floor.trader(7, orders=True), floor.venue(orders=True)
+    messages: list[Any] = [floor.exchange.query()]
+    trader.deliver = venue.deliver = messages.append  # type: ignore[method-assign]
+    for number in range(count):
+        venue.send(f"7:buy intc 1@5{number}")
+    floor.commit()
+    messages.append(floor.exchange.query())
+    for person in (trader, venue):
+        floor.exchange.open_orders(person.session, req=1)
+    floor.exchange.send_many(trader.session, ["buy 1@40", "del all", "del 9999"], req=2)
+    floor.commit()
+    for message in messages:
+        pieces = list(message.pieces())
+        assert json.loads(b"".join(pieces)) == json.loads(json.dumps(message.to_dict()))
+    changes = count + 1 + count + 1  # as the venue's session is told of what the trader did
+    assert len(messages) == 1 + count + 1 + 2 + 1 + changes
 
 
 def test_what_arrives_during_a_sync_goes_out_with_the_next_batch() -> None:
@@ -302,7 +349,7 @@ def test_signatures_are_forgotten_when_their_timestamp_cannot_pass_any_more() ->
         floor.commit()
         (answer,) = person.take()
         assert answer.get("error", {}).get("code") == code
-    assert floor.exchange.query()["bids"] == [["50.00", 5, 1]]
+    assert floor.query()["bids"] == [["50.00", 5, 1]]
 
 
 def test_what_has_ended_takes_no_memory() -> None:
@@ -526,7 +573,7 @@ def test_cancel_on_disconnect_cancels_what_is_open_when_the_connection_goes() ->
     loses.send("buy 1@47")
     floor.exchange.close_session(loses.session)
     floor.commit()
-    assert floor.exchange.query()["bids"] == [["48.00", 5, 1]]
+    assert floor.query()["bids"] == [["48.00", 5, 1]]
     lost = [line for line in floor.journal_lines() if " why=disconnect " in line]
     assert [re.findall(r"\[(\d+)\] 7 del", line)[0] for line in lost] == ["2", "3", "6"]
     floor.exchange.close_session(loses.session)
@@ -541,7 +588,7 @@ def test_an_order_that_was_there_before_is_not_the_cod_sessions_that_sends_it_ag
     assert floor.ask(again, "buy 5@50 id=x")["events"] == [{"event": "duplicate", "oid": 1}]
     floor.exchange.close_session(again.session)
     floor.commit()
-    assert floor.exchange.query()["bids"] == [["50.00", 5, 1]]
+    assert floor.query()["bids"] == [["50.00", 5, 1]]
 
 
 def test_a_dead_mans_switch_is_set_by_whoever_speaks_for_the_owner() -> None:
@@ -577,7 +624,7 @@ def test_a_dead_mans_orders_are_canceled_and_nobody_elses() -> None:
     watcher.take()
     floor.exchange.cancel_for_dead_man(7)
     floor.commit()
-    assert floor.exchange.query()["bids"] == [["49.00", 5, 1]]
+    assert floor.query()["bids"] == [["49.00", 5, 1]]
     assert any("[0] 7 del all why=dead_man " in line for line in floor.journal_lines())
     canceled = [message["event"] for message in watcher.take()]
     assert [(event["oid"], event["reason"]) for event in canceled] == [
@@ -593,7 +640,7 @@ def test_after_a_crash_recovery_cancels_what_lost_connections_had_left() -> None
     floor.ask(floor.trader(7, cod=True), "buy 5@50")
     floor.ask(floor.trader(7), "buy 5@49")
     floor.restart()
-    assert floor.exchange.query()["bids"] == [["49.00", 5, 1]]
+    assert floor.query()["bids"] == [["49.00", 5, 1]]
     epoch = next(n for n, line in enumerate(floor.journal_lines()) if ": epoch 2 " in line)
     assert " why=disconnect " in floor.journal_lines()[epoch + 1]
 
@@ -657,13 +704,13 @@ def test_of_file_and_journal_the_higher_generation_counts() -> None:
 
 def test_each_start_has_its_epoch_and_only_a_new_journal_begins_in_the_phase_asked_for() -> None:
     floor = Floor(phase=Phase.CLOSED)
-    assert floor.exchange.query()["phase"] == "closed"
+    assert floor.query()["phase"] == "closed"
     assert re.search(r": epoch 1 s=1 b=1 ", floor.journal_lines()[1])
     assert re.search(r": \[0\] 0 phase closed s=2 b=1 ", floor.journal_lines()[2])
     floor.ask(floor.venue(), "phase intc continuous")
     floor.restart()
     assert floor.exchange.epoch == 2
-    assert floor.exchange.query()["phase"] == "continuous"
+    assert floor.query()["phase"] == "continuous"
 
 
 def test_an_idle_journal_is_sealed_once() -> None:
@@ -728,7 +775,7 @@ def test_too_many_waiting_commands_are_answered_busy(monkeypatch: pytest.MonkeyP
     (many,) = [message for message in told if message["req"] == 999]
     assert [each["error"]["code"] for each in many["answers"]] == ["busy", "busy"]
     assert stranger.take()[0]["error"]["code"] == "busy"
-    assert floor.exchange.query()["bids"] == [["50.00", 522, 522]]
+    assert floor.query()["bids"] == [["50.00", 522, 522]]
 
 
 def test_an_exchange_that_broke_gives_nothing_out_any_more(
@@ -833,11 +880,11 @@ def test_with_next_to_no_space_the_market_is_halted_until_the_venue_opens_it() -
     floor.ask(trader, "buy 1@50")
     floor.exchange.note_free_space(SPACE_FOR_TRADING)
     floor.commit()
-    assert floor.exchange.query()["phase"] == "continuous"
+    assert floor.query()["phase"] == "continuous"
     for _ in range(2):
         floor.exchange.note_free_space(SPACE_FOR_TRADING - 1)
         floor.commit()
-    assert floor.exchange.query()["phase"] == "halted"
+    assert floor.query()["phase"] == "halted"
     (line,) = [line for line in floor.journal_lines() if "halted" in line]
     assert ": [0] 0 phase halted why=no_space s=" in line
     assert "error" not in floor.ask(trader, "del all")
@@ -846,7 +893,7 @@ def test_with_next_to_no_space_the_market_is_halted_until_the_venue_opens_it() -
     assert "error" not in floor.ask(venue, "phase intc continuous")
     assert floor.ask(trader, "buy 1@50")["status"] == "open"
     floor.restart()
-    assert floor.exchange.query()["phase"] == "continuous"
+    assert floor.query()["phase"] == "continuous"
 
 
 @pytest.mark.parametrize(
@@ -857,7 +904,7 @@ def test_a_market_that_is_not_open_is_not_halted_for_want_of_space(phase: Phase,
     floor = Floor(phase=phase)
     floor.exchange.note_free_space(0)
     floor.commit()
-    assert floor.exchange.query()["phase"] == then
+    assert floor.query()["phase"] == then
     halts = [line for line in floor.journal_lines() if "why=no_space" in line]
     assert len(halts) == (phase is Phase.AUCTION)
 

@@ -19,7 +19,7 @@ def test_an_amend_is_answered_journaled_with_all_its_values_and_told_to_the_venu
     assert _bodies(floor, "mod") == ["[1] 7 mod 80@50.30/0"]
     (told,) = venue.take()
     assert (told["event"]["event"], told["order"]["price"]) == ("amended", "50.30")
-    assert floor.exchange.query()["bids"] == [["50.30", 80, 1]]
+    assert floor.query()["bids"] == [["50.30", 80, 1]]
     before = floor.state()
     floor.restart()
     assert floor.state() == before
@@ -30,7 +30,7 @@ def test_an_iceberg_shows_its_peak_to_the_market_and_all_of_it_to_its_owner() ->
     trader, watcher = floor.trader(7), floor.trader(7, orders=True)
     floor.ask(trader, "sell 100@50.25 peak=10")
     floor.ask(floor.trader(8), "buy 25@50.25")
-    assert floor.exchange.query()["asks"] == [["50.25", 5, 1]]
+    assert floor.query()["asks"] == [["50.25", 5, 1]]
     told = [message for message in watcher.take() if message["type"] == "order"]
     assert [message["event"].get("quantity") for message in told] == [None, 10, 10, 5]
     last = told[-1]["order"]
@@ -57,7 +57,7 @@ def test_everybody_is_told_the_rules_in_force_and_nobody_the_exceptions() -> Non
     now = off | {"collar": "5", "maker_fee": "-0.2", "max_notional": "100.00", "max_rate": "9"}
     assert batch.changes is not None
     assert (batch.changes.rules, feed.rules, feed.snapshot()["rules"]) == (now, now, now)
-    assert floor.exchange.query()["rules"] == now
+    assert floor.query()["rules"] == now
     floor.ask(floor.trader(7), "buy 1@50")
     assert floor.exchange.feed.rules == now
     floor.restart()
@@ -79,7 +79,7 @@ def test_an_auction_publishes_its_indicative_price_until_it_uncrosses() -> None:
     floor.ask(buyer, "buy 30@102")
     floor.ask(seller, "sell 20@98")
     assert floor.exchange.feed.indicative == {"price": "102.00", "volume": 20, "surplus": 10}
-    assert floor.exchange.query()["bids"] == [["102.00", 30, 1]]
+    assert floor.query()["bids"] == [["102.00", 30, 1]]
     floor.restart()
     assert floor.exchange.feed.indicative == {"price": "102.00", "volume": 20, "surplus": 10}
     seller, venue = floor.trader(2, orders=True), floor.venue()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matching import signing
-from matching.exchange import Answer, Batch, Close, Exchange, Replies, Reply
+from matching.exchange import Answer, Batch, Close, Exchange, Message, Reply
 from matching.order import Phase
 from matching.recovery import Recovered, open_journal
 from matching.session import Session
@@ -25,7 +25,7 @@ class Person:
         self.closed: Close | None = None
         self.session: Session = floor.exchange.open_session(self, trusted=True)
 
-    def deliver(self, message: Reply | Replies | Close | dict[str, Any]) -> None:
+    def deliver(self, message: Message) -> None:
         if isinstance(message, Close):
             self.closed = message
         elif isinstance(message, dict):
@@ -137,4 +137,7 @@ class Floor:
 
     def state(self) -> dict[str, Any]:
         """The public state but the seq, which ticks and starts move."""
-        return {name: value for name, value in self.exchange.query().items() if name != "seq"}
+        return {name: value for name, value in self.query().items() if name != "seq"}
+
+    def query(self) -> dict[str, Any]:
+        return self.exchange.query().to_dict()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from matching import protocol, signing
-from matching.exchange import Answer, Replies, Reply
+from matching.exchange import Answer, OpenOrders, OrderChange, Replies, Reply
 from matching.order import Command, Login, Phase
 from tests.simulation.commands import OWNERS, TICKER, CommandWriter
 from tests.simulation.machine import Machine
@@ -264,6 +264,8 @@ class Client:
     def _note_sent(self, message: Message) -> None:
         for request, answer in self._answers_in(message):
             self._promises.note_answer(request, answer)
+        if isinstance(message, OrderChange | OpenOrders):
+            message = message.to_dict()
         if isinstance(message, dict):
             self._promises.note_message(message, self._asked.get(message.get("req", 0)))
 

@@ -10,11 +10,11 @@ the network then loses it or not: `on_sent` is told of it at that moment.
 from collections.abc import Callable
 from typing import Any
 
-from matching.exchange import Answer, Close, Replies, Reply
+from matching.exchange import Answer, Close, OpenOrders, OrderChange, Replies, Reply
 from tests.simulation.machine import Machine
 from tests.simulation.server import Server
 
-Message = Reply | Replies | Close | dict[str, Any]
+Message = Reply | Replies | OrderChange | OpenOrders | Close | dict[str, Any]
 
 
 class Wire:
