@@ -17,7 +17,7 @@ from app.models.intents import Request
 from log2db.__main__ import settle_rest
 from matching.config import Var
 from matching.order import Side, TimeInForce, format_price, parse_price
-from tests.app.models.test_portfolio import PRODUCT
+from tests.app.models.intc import PRODUCT
 from tests.database import add_user
 from tests.log2db.journals import LINEAGE, JournalFile
 

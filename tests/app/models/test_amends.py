@@ -12,45 +12,16 @@ from app.models.intents import Refused, Request
 from app.models.products import Product
 from matching.config import Var
 from matching.order import Side, TimeInForce, format_price, parse_price
-from tests.database import add_user, uri_of
+from tests.app.models.intc import PRODUCT, levels, terms
+from tests.database import uri_of
 
 TS = 1_700_000_000_000
 SENT = TS * 1000
 
-PRODUCT = Product(
-    id=1,
-    name="intc",
-    description="",
-    unit_price=1_000_000,
-    tick=100,
-    lot=1,
-    post_url="http://127.0.0.1:8888/",
-    quote_url="http://127.0.0.1:8888/quote",
-    ws_url="ws://127.0.0.1:8888/realtime",
-    active=True,
-    allow_short=True,
-)
-
-
-@pytest.fixture
-def alice(db: DAL) -> int:
-    """A trader with 1,000.00, in a market whose journal is followed up to record 10."""
-    with transaction(db, write=True):
-        insert(db, "log_position", ticker="intc", lineage="a", seq=10, h="")
-    return add_user(db, "alice", cash="1000").id
-
-
-def _terms(text: str) -> tuple[Side, int, int, int]:
-    """`buy 10@5/6`: side, quantity, price, stop."""
-    side, amount = text.split()
-    quantity, _, prices = amount.partition("@")
-    price, _, stop = prices.partition("/")
-    return Side(side), int(quantity), parse_price(price or "0"), parse_price(stop or "0")
-
 
 def _journal(db: DAL, owner: int, text: str, *, filled: int = 0, oid: int = 1) -> Order:
     """log2db has written the order's row; the order as its matching server has it."""
-    side, quantity, price, stop = _terms(text)
+    side, quantity, price, stop = terms(text)
     status = "pending_stop" if stop else "partially_filled" if filled else "open"
     with transaction(db, write=True):
         insert(
@@ -73,7 +44,7 @@ def _journal(db: DAL, owner: int, text: str, *, filled: int = 0, oid: int = 1) -
 
 
 def _order(text: str, *, oid: int = 1, client_id: str = "", tif: str = "gtc") -> Order:
-    side, _, price, stop = _terms(text)
+    side, _, price, stop = terms(text)
     return Order(
         oid=oid, side=side, price=price, stop=stop, tif=TimeInForce(tif), client_id=client_id
     )
@@ -81,7 +52,7 @@ def _order(text: str, *, oid: int = 1, client_id: str = "", tif: str = "gtc") ->
 
 def _change(text: str) -> Change:
     """`10@5/6`; what is left out stays."""
-    _, quantity, price, stop = _terms(f"buy {text}")
+    _, quantity, price, stop = terms(f"buy {text}")
     return Change(quantity=quantity, price=price or None, stop=stop or None)
 
 
@@ -95,7 +66,6 @@ def _reserve(
     product: Product = PRODUCT,
     lineage: str = "a",
 ) -> Amending:
-    levels = [(parse_price(p), int(q)) for q, p in (level.split("@") for level in bids.split())]
     with transaction(db, write=True):
         return amends.reserve(
             db,
@@ -104,7 +74,7 @@ def _reserve(
             order,
             _change(text),
             lineage=lineage,
-            bids=levels,
+            bids=levels(bids),
             last=parse_price("100"),
             ts=TS,
             at=SENT,

@@ -11,7 +11,7 @@ from app.models import equity, portfolio
 from app.models.db import DAL, execute, insert, insert_many, rows, transaction
 from app.models.equity import Curve, Point
 from app.models.products import Product
-from tests.app.models.test_portfolio import PRODUCT
+from tests.app.models.intc import PRODUCT
 from tests.database import add_user, only_sqlite
 
 CASH = 1_000

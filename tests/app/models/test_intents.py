@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.models import intents, portfolio
 from app.models.db import DAL, close, execute, insert, open_database, rows, transaction
-from app.models.intents import Intent, Levels, Refused, Request, State
+from app.models.intents import Intent, Refused, Request, State
 from app.models.products import Product
 from matching.config import Var
 from matching.order import Side, TimeInForce, format_price, parse_price
+from tests.app.models.intc import PRODUCT, levels, terms
 from tests.database import add_user, command, only_postgres, uri_of
 from tests.waiting import wait_until
 
@@ -20,41 +22,17 @@ TS = 1_700_000_000_000
 SENT = TS * 1000
 
 
-def _product(*, allow_short: bool = True, tick: int = 100) -> Product:
-    return Product(
-        id=1,
-        name="intc",
-        description="",
-        unit_price=1_000_000,
-        tick=tick,
-        lot=1,
-        post_url="http://127.0.0.1:8888/",
-        quote_url="http://127.0.0.1:8888/quote",
-        ws_url="ws://127.0.0.1:8888/realtime",
-        active=True,
-        allow_short=allow_short,
-    )
-
-
 def _request(text: str, client_id: str = "web-1", **options: object) -> Request:
     """`buy 100@50.25/49.90`, as the order form would have it."""
-    side, amount = text.split()
-    quantity, _, prices = amount.partition("@")
-    price, _, stop = prices.partition("/")
+    side, quantity, price, stop = terms(text)
     return Request(
-        side=Side(side),
-        quantity=int(quantity),
-        price=parse_price(price or "0"),
-        stop=parse_price(stop or "0"),
+        side=side,
+        quantity=quantity,
+        price=price,
+        stop=stop,
         client_id=client_id,
         **options,  # type: ignore[arg-type]
     )
-
-
-def _levels(text: str) -> Levels:
-    """`10@101 20@102`, best first."""
-    pairs = [level.split("@") for level in text.split()]
-    return [(parse_price(price), int(quantity)) for quantity, price in pairs]
 
 
 def _reserve(
@@ -65,17 +43,17 @@ def _reserve(
     bids: str = "",
     asks: str = "",
     last: str = "100",
-    product: Product | None = None,
+    product: Product = PRODUCT,
     ts: int = TS,
 ) -> Intent:
     with transaction(db, write=True):
         return intents.reserve(
             db,
             owner,
-            product or _product(),
+            product,
             request,
-            bids=_levels(bids),
-            asks=_levels(asks),
+            bids=levels(bids),
+            asks=levels(asks),
             last=parse_price(last),
             ts=ts,
             at=SENT,
@@ -118,14 +96,6 @@ def _journal(db: DAL, owner: int, client_id: str, *, oid: int = 1, status: str =
             tif="gtc",
             stp="taker",
         )
-
-
-@pytest.fixture
-def alice(db: DAL) -> int:
-    """A trader with 1,000.00, in a market whose journal is followed up to record 10."""
-    with transaction(db, write=True):
-        insert(db, "log_position", ticker="intc", lineage="a", seq=10, h="")
-    return add_user(db, "alice", cash="1000").id
 
 
 def test_a_buy_reserves_quantity_times_limit(db: DAL, alice: int) -> None:
@@ -194,7 +164,7 @@ def test_a_market_buy_that_must_fill_whole_stays_so(db: DAL, alice: int) -> None
 
 
 def test_the_worst_price_lies_on_the_products_grid(db: DAL, alice: int) -> None:
-    product = _product(tick=2_500)
+    product = msgspec.structs.replace(PRODUCT, tick=2_500)
     intent = _reserve(db, alice, _request("buy 3"), asks="3@100.50", product=product)
     assert format_price(intent.command.price) == "105.50"  # 105.525, down to the quarter
     # Down to the grid must not leave 0: that would be a market order, with no bound at all.
@@ -238,7 +208,7 @@ def test_the_same_shares_do_not_cover_two_sells(db: DAL, alice: int) -> None:
 def test_a_product_that_may_not_be_sold_short_is_sold_as_far_as_shares_are_held(
     db: DAL, alice: int
 ) -> None:
-    product = _product(allow_short=False)
+    product = msgspec.structs.replace(PRODUCT, allow_short=False)
     _hold(db, alice, 10, "100")
     assert _reserve(db, alice, _request("sell 10@50"), product=product).fresh
     with pytest.raises(Refused) as refused:

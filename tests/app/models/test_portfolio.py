@@ -11,24 +11,11 @@ from app.models import portfolio
 from app.models.db import DAL, execute, insert, rows, transaction
 from app.models.portfolio import Cash, OpenOrder, Position, TradeRow, Working
 from app.models.products import Product
-from matching.order import Side, parse_price
+from matching.order import Side
+from tests.app.models.intc import PRODUCT, terms
 from tests.database import add_user, only_sqlite
 
 BUY, SELL = Side.BUY, Side.SELL
-
-PRODUCT = Product(
-    id=1,
-    name="intc",
-    description="",
-    unit_price=1_000_000,
-    tick=100,
-    lot=1,
-    post_url="http://127.0.0.1:8888/",
-    quote_url="http://127.0.0.1:8888/quote",
-    ws_url="ws://127.0.0.1:8888/realtime",
-    active=True,
-    allow_short=True,
-)
 
 
 def _follow(
@@ -39,18 +26,17 @@ def _follow(
 
 def _order(db: DAL, owner: int, text: str, **fields: object) -> None:
     """`buy 10@5/0 open` or `sell 10@5/6 pending_stop`, of intc, lineage a, with so much filled."""
-    side, amount, status = text.split()
-    quantity, _, prices = amount.partition("@")
-    price, _, stop = prices.partition("/")
+    order, _, status = text.rpartition(" ")
+    side, quantity, price, stop = terms(order)
     row: dict[str, object] = {
         "ticker": "intc",
         "lineage": "a",
         "oid": len(rows(db, "SELECT id FROM buy_sell_order")) + 1,
         "created_by": owner,
-        "buy_sell": side,
-        "quantity": int(quantity),
-        "price": parse_price(price),
-        "stop_price": parse_price(stop or "0"),
+        "buy_sell": str(side),
+        "quantity": quantity,
+        "price": price,
+        "stop_price": stop,
         "status": status,
         "tif": "gtc",
         "stp": "taker",
