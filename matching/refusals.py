@@ -47,10 +47,7 @@ def off_grid(price: int, tick: int) -> Rejected:
 
 
 def too_valuable(quantity: int, price: int) -> Rejected:
-    message = (
-        f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
-        f" more than {format_price(MAX_ORDER_VALUE)}"
-    )
+    message = f"{_worth(quantity, price)}, more than {format_price(MAX_ORDER_VALUE)}"
     return Rejected("invalid_order", message)
 
 
@@ -73,10 +70,7 @@ def too_far(side: Side, reached: int, limit: int) -> Rejected:
 
 
 def too_dear(quantity: int, price: int, limit: int) -> Rejected:
-    message = (
-        f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)},"
-        f" the limit is {format_price(limit)}"
-    )
+    message = f"{_worth(quantity, price)}, the limit is {format_price(limit)}"
     return Rejected("max_notional", message, "R16")
 
 
@@ -178,6 +172,10 @@ def unfit_amend(terms: NewOrder, *, price: int, stop: int) -> Rejected | None:
     else:
         return None
     return Rejected("invalid_order", message, "R6")
+
+
+def _worth(quantity: int, price: int) -> str:
+    return f"{quantity} at {format_price(price)} is worth {format_price(quantity * price)}"
 
 
 def _percent(value: int) -> str:
