@@ -58,7 +58,7 @@ class RecentEntries:
         self.page.append(owner)
         self.page.append(time - self.latest)
         self.latest = time
-        if len(self.page) >= 4 * ORDERS_A_PAGE:
+        if len(self.page) >= 2 * ORDERS_A_PAGE:
             self.turn(next_oid)
 
     def turn(self, next_oid: int) -> None:
