@@ -413,6 +413,15 @@ def test_without_scripts_the_form_places_an_order_and_the_table_cancels_it(venue
             return page.locator("#open-orders").get_by_text("#1", exact=True).is_visible()
 
         wait_until(is_listed, "the order in the table")
+        for width in (1440, 1024, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            for button in ("Cancel order 1", "Cancel all"):
+                place = page.get_by_role("button", name=button).bounding_box()
+                around = page.locator("#orders").bounding_box()
+                assert place is not None
+                assert around is not None
+                right = around["x"] + around["width"]
+                assert place["x"] + place["width"] <= right <= width, (width, button)
         page.get_by_role("button", name="Cancel order 1").click()
 
         def is_gone() -> bool:
