@@ -431,6 +431,7 @@ def test_of_two_transactions_that_wait_for_each_other_one_is_begun_anew(db: DAL)
     """On SQLite the second one does not begin before the first has ended."""
     users = [add_user(db, "alice").id, add_user(db, "bob").id]
     begun: list[int] = []
+    held: set[int] = set()
     both = threading.Event()
     side_by_side = db._adapter.dbengine == "postgres"
 
@@ -438,7 +439,8 @@ def test_of_two_transactions_that_wait_for_each_other_one_is_begun_anew(db: DAL)
         def work() -> None:
             begun.append(first)
             _add_one(db, first)
-            if len(set(begun)) == 2:
+            held.add(first)
+            if len(held) == 2:
                 both.set()
             both.wait(PATIENCE_SECONDS if side_by_side else 0)
             _add_one(db, second)
@@ -451,7 +453,8 @@ def test_of_two_transactions_that_wait_for_each_other_one_is_begun_anew(db: DAL)
             future.result()
     with transaction(db):
         assert rows(db, "SELECT actual_cash FROM auth_user") == [(2,), (2,)]
-    assert len(begun) == (3 if side_by_side else 2)
+    # One that is begun anew before the other has ended may have to begin once more.
+    assert len(begun) >= 3 if side_by_side else len(begun) == 2
 
 
 def _add_one(db: DAL, user: int) -> None:
