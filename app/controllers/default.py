@@ -153,7 +153,10 @@ async def _register(request: Request, form: ProductForm) -> Redirect:
     write = request.platform.transactions.write
     product = await write(catalog.register, form, by=request.trader, at=now())
     request.platform.markets.changed()
-    message = f"{product.name} is registered: now start its matching server"
+    message = (
+        f"{product.name} is registered. Its matching server starts by itself under scripts/serve.py"
+        " or the demo; else start it as below"
+    )
     return Redirect(f"/default/edit_product/{product.id}", message)
 
 

@@ -248,7 +248,9 @@ async def change_exceptions(request: Request, product: Product) -> Redirect | di
             value=form.get("value", ""),
             by=request.trader,
         )
-        what = f"{made.username}: {made.name} is {rules.value_text(made.name, made.value)}"
+        value = grouped(rules.value_text(made.name, made.value))
+        limit = LIMIT_PHRASES[made.name].format(value) if made.value else "no limit of this kind"
+        what = f"{made.username}: {limit}"
     outcome = await tell_of(platform, product.id)
     if request.wants_json:
         exceptions = await exceptions_of(platform, product.id)

@@ -157,7 +157,7 @@ def test_exceptions_are_made_told_and_taken_back_on_the_products_page(
             f"{page_of(product)}#exceptions",
         )
         page = browser.get(page_of(product)).text
-        assert f"{trader.username}: max_quantity is 5; its exchange has been told" in page
+        assert f"{trader.username}: at most 5 shares an order; its exchange has been told" in page
         assert f'value="{trader.id} max_quantity"' in page
         assert order(trading, product, quantity=6).error == "max_quantity"
         removed = {"remove": f"{trader.id} max_quantity"}
