@@ -11,6 +11,7 @@ import pytest
 from matching.events import Accepted
 from matching.journal import (
     Header,
+    History,
     Journal,
     JournalDamaged,
     Mark,
@@ -389,6 +390,21 @@ def test_history_damaged_before_its_last_batch_is_refused_with_the_byte() -> Non
     assert damage.offset == disk.content(JOURNAL).index(b"1700000000.000000: match")
     assert damage.reason.startswith("the line is not what was written: its CRC differs; a line of")
     assert damage.reason.endswith("proves that batch 2 was whole once")
+
+
+def test_what_a_power_cut_left_behind_the_mark_is_served_once_it_is_cut_at_the_byte() -> None:
+    """As docs/RELIABILITY.md tells an operator who chose `--durability write`."""
+    disk = three_batches()
+    first = next(iter(History(disk.open(JOURNAL))))
+    lineage = read_header(disk.open(JOURNAL)).lineage
+    disk.replace(DURABLE, Mark(first.last_seq, first.end_offset, lineage).encode())
+    damaged(disk, b"match 3", b"match 2")
+    damage = refused(disk)
+    disk.replace(JOURNAL, disk.content(JOURNAL)[: damage.offset])
+    server = SmallServer(disk)
+    assert texts(disk) == ["epoch 1", "epoch 2"]
+    assert disk.content(TORN).startswith(b"1700000000.000000: [1] 1 sell 5@100.00/0")
+    assert server.trade("1:buy 7@99") == [[Accepted(1)]]
 
 
 @pytest.mark.parametrize("mark_path", [DURABLE, SETTLED])
