@@ -5,7 +5,8 @@
 # else since, so the command line has to be that of the program NAME says, working in this var/.
 # First go those that would start others again; robots, web app, matching servers and log2db follow
 # in the order in which one feeds the next. Each gets SIGTERM, and SIGKILL if it is still there after
-# 5 seconds; serve and demo, who first end their children one group after the other, after 40.
+# 5 seconds; a matching server, which takes a last snapshot, after 25; serve and demo, who first end
+# their children one group after the other, after 60.
 
 set -u
 
@@ -140,10 +141,10 @@ stop() {
     done
 }
 
-stop 40 serve demo
+stop 60 serve demo
 stop 5 'robot-*'
 stop 5 web 'web-*'
-stop 5 'match-*'
+stop 25 'match-*'
 stop 5 'log2db-*'
 
 [ "$found" = 1 ] || echo "nothing of EMTE runs in $var"

@@ -60,7 +60,7 @@ LOOK_SECONDS = 1.0
 CLOCK_ALARM_SECONDS = 60 * 60
 """How long after the clock has jumped the alarm stands."""
 
-TURN_BYTES = 256 * 1024
+TURN_BYTES = 128 * 1024
 """So much JSON is made in one turn of the loop, and then others than the told have theirs."""
 
 CLOSE_SECONDS = 1.0
@@ -198,10 +198,15 @@ class Server:
             self._end()
 
     def stop(self) -> None:
-        """Begin a clean stop: what was taken is answered, the sockets close with 1001."""
+        """Begin a clean stop: what was taken is answered, the sockets close with 1001.
+
+        Who asks again is in a hurry: it waits no longer for the last snapshot.
+        """
         if self._stopping is None:
             self.is_stopping = True
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        else:
+            self.snapshotter.end()
 
     async def _stop(self) -> None:
         assert self._http is not None

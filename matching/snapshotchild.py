@@ -7,7 +7,8 @@ prints its record, its hash and its size: what `matching.snapshotter`, which sta
 know. A replay that takes longer than `--seconds` ends where it has come to; the next goes on there.
 
 Nothing depends on it, so it gives way to everything: to whoever wants the processor, to whoever
-wants the memory, and it ends at once when its stdin does, as it does when its parent ends.
+wants the memory, and it ends at once when its stdin does, as it does when its parent ends. Only the
+`--last` one, for which a server that stops waits, takes the processor that the server leaves.
 """
 
 import argparse
@@ -37,10 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, required=True, help="how long to replay at most")
+    parser.add_argument(
+        "--last", action="store_true", help="the server has stopped and waits: do not be nice"
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="the journal")
     options = parser.parse_args(arguments)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    _give_way()
+    if not options.last:
+        os.nice(19)
+    _give_memory()
     end = time.monotonic() + options.seconds
     try:
         check, size = take_snapshot(
@@ -62,8 +68,7 @@ def _end_with_stdin() -> None:
     os._exit(ExitCode.BUG)
 
 
-def _give_way() -> None:
-    os.nice(19)
+def _give_memory() -> None:
     gc.disable()  # all that is built is kept to the end
     with suppress(OSError):  # Linux only: of all processes of the machine take this one first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

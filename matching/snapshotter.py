@@ -3,7 +3,8 @@
 Once so many records were added and so much time has passed since the last (PROTOCOL §5: 1,000,000
 and 60 s), and at a clean stop. The state's hash becomes the journal's `check` record. The child
 (`matching.snapshotchild`) reads files only, so trading takes no notice; one that fails or takes too
-long is told of in a line of the log, and that is all: the next start replays more.
+long is told of in a line of the log, and that is all: the next start replays more. A server that
+stops waits for the last one, so that the next start has little to replay.
 """
 
 import asyncio
@@ -29,9 +30,9 @@ REPLAY_SECONDS = 240.0
 CHILD_SECONDS = 600.0
 """How long a child may take in all."""
 
-STOP_REPLAY_SECONDS = 1.0
-STOP_CHILD_SECONDS = 2.5
-"""The same at a stop: who supervises a server gives it 5 s to end."""
+STOP_REPLAY_SECONDS = 10.0
+STOP_CHILD_SECONDS = 20.0
+"""The same at a stop: who supervises a server gives it so much longer to end than others."""
 
 _POLL_SECONDS = 0.02
 
@@ -89,7 +90,10 @@ class Snapshotter:
             and self._seq() - self.last_seq >= self._records
             and time.monotonic() - self._last_begin >= self._seconds
         ):
-            taking = self._take(replay_seconds=REPLAY_SECONDS, child_seconds=CHILD_SECONDS)
+            taking = self._take(
+                f"--seconds={REPLAY_SECONDS}",
+                child_seconds=CHILD_SECONDS,
+            )
             self._taking = asyncio.get_running_loop().create_task(taking)
 
     async def take_last(self) -> None:
@@ -100,19 +104,19 @@ class Snapshotter:
             await self._taking
         if records:
             self._stop = threading.Event()
-            await self._take(replay_seconds=STOP_REPLAY_SECONDS, child_seconds=STOP_CHILD_SECONDS)
+            await self._take(
+                f"--seconds={STOP_REPLAY_SECONDS}", "--last", child_seconds=STOP_CHILD_SECONDS
+            )
 
     def end(self) -> None:
         """End the child that is at work."""
         self._stop.set()
 
-    async def _take(self, *, replay_seconds: float, child_seconds: float) -> None:
+    async def _take(self, *options: str, child_seconds: float) -> None:
         self._last_begin = begin = time.monotonic()
-        command = [sys.executable, "-m", "matching.snapshotchild", f"--seconds={replay_seconds}"]
+        command = [sys.executable, "-m", "matching.snapshotchild", *options, str(self._journal)]
         try:
-            taken = await asyncio.to_thread(
-                _run, [*command, str(self._journal)], child_seconds, self._stop
-            )
+            taken = await asyncio.to_thread(_run, command, child_seconds, self._stop)
         except _Late:
             self.failed += 1
             say(

@@ -84,7 +84,7 @@ WAY_SECONDS = 0.01
 JOURNAL_SECONDS = 5.0
 """How long after an answer its record may not be marked as durable yet."""
 
-END_SECONDS = 40.0
+END_SECONDS = 60.0
 """How long the demo may take to end after SIGTERM, and its children after its SIGKILL."""
 
 LOOK_SECONDS = 0.05

@@ -10,7 +10,7 @@ It is given the programs that should run (`want`), and told to look after them s
   Where the exit code says that a human is needed (usage, disk, configuration), after a minute, then
   up to ten.
 - Children live in sessions of their own: Ctrl-C in the terminal reaches the supervisor alone, which
-  ends them in order (SIGTERM, 5 s, SIGKILL).
+  ends them in order: SIGTERM, 5 s (a matching server, for its last snapshot, has 25), SIGKILL.
 - Should the supervisor itself be killed, Linux ends the children (PR_SET_PDEATHSIG). Elsewhere they
   run on; `var/run/serve.children` names them, and the next supervisor stops those that are left.
 - A lock on `var/run/the-venue.lock` keeps a second supervisor away.
@@ -35,6 +35,7 @@ from matching.client import Backoff
 from matching.config import Var
 from matching.exits import ExitCode, Fatal
 from matching.pidfile import read_pid
+from matching.snapshotter import STOP_CHILD_SECONDS
 
 OUTPUT_LIMIT = 10 * 1024 * 1024
 """The size in bytes at which a child's output file starts anew."""
@@ -163,7 +164,7 @@ class Supervisor:
             self._next_trim = now + TRIM_SECONDS
 
     def stop(self, role: Role) -> None:
-        """End all children of a role for good: SIGTERM, 5 s, SIGKILL."""
+        """End all children of a role for good: SIGTERM, time to end, SIGKILL."""
         leaving = [child for child in self._children.values() if child.program.role is role]
         for child in leaving:
             del self._children[child.program.name]
@@ -269,7 +270,7 @@ class Supervisor:
             elif child.told_to_end_at is None:
                 child.process.terminate()
                 child.told_to_end_at = now
-            elif self._is_hurried or now - child.told_to_end_at >= END_SECONDS:
+            elif self._is_hurried or now - child.told_to_end_at >= _end_seconds(child.program.role):
                 child.process.kill()
                 child.process.wait()
                 self._on_end(child.program, "did not end when asked to, and was killed")
@@ -319,6 +320,11 @@ def sole_supervisor(var: Var) -> Iterator[None]:
         yield
 
 
+def _end_seconds(role: Role) -> float:
+    """How long a child of that role may take to end; a matching server takes a last snapshot."""
+    return END_SECONDS + (STOP_CHILD_SECONDS if role is Role.MATCHING_SERVER else 0)
+
+
 def _take(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -334,7 +340,7 @@ def _stop_leftovers(var: Var) -> None:
         for pid, _ in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, sign)
-        end = time.monotonic() + END_SECONDS
+        end = time.monotonic() + END_SECONDS + STOP_CHILD_SECONDS
         while left and time.monotonic() < end:
             time.sleep(0.05)
             left = [(pid, module) for pid, module in left if _runs(pid, module, var)]

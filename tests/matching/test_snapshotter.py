@@ -103,6 +103,44 @@ def test_a_server_that_stops_takes_one_and_the_next_begins_with_it(tmp_path: Pat
     assert len(checks(tmp_path)) == 2
 
 
+def test_a_server_that_stops_waits_for_a_snapshot_that_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a large market does. Nobody trades meanwhile: it gives way to no other process."""
+    program = tmp_path / "python"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\nsleep 3\nexec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    async def scenario(venue: Venue) -> None:
+        await trade(venue, 2)
+
+    run(tmp_path, scenario, snapshot_records=1000)
+    assert len(checks(tmp_path)) == 1
+    assert checks(tmp_path) == snapshots(tmp_path)
+    assert " --last " in (tmp_path / "arguments").read_text()
+
+
+def test_a_server_that_is_told_twice_to_stop_waits_for_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 1000\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(snapshotter, "STOP_CHILD_SECONDS", 1000.0)
+
+    async def scenario(venue: Venue) -> None:
+        await trade(venue, 2)
+        venue.server.stop()
+        await until((tmp_path / "begun").exists)
+
+    run(tmp_path, scenario, snapshot_records=1000)
+    assert not checks(tmp_path)
+
+
 def test_no_other_is_begun_while_the_last_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

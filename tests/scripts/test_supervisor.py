@@ -167,6 +167,16 @@ def test_a_child_that_does_not_end_is_killed(house: House, monkeypatch: pytest.M
     assert processes_of(house.var.root) == {}
 
 
+def test_a_matching_server_has_longer_to_end_for_its_last_snapshot(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "END_SECONDS", 0.0)
+    house.supervisor.want([house.robot(1, role=Role.MATCHING_SERVER)])
+    house.until_up(1)
+    house.supervisor.stop(Role.MATCHING_SERVER)
+    assert house.ended == []
+
+
 def test_output_is_kept_and_starts_anew_when_it_is_long(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
