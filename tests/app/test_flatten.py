@@ -1,6 +1,5 @@
 """Flatten: no order and no position is left in one product, whatever happens at the same time."""
 
-import asyncio
 import itertools
 import os
 import signal
@@ -73,15 +72,6 @@ class Floor(Market):
         """Let somebody's order rest in the book, or wait as a stop."""
         answer = self.order(person.browser, text).json()
         assert answer.get("status") in ("open", "pending_stop"), answer
-
-    def wait_until_something_is_sent(self) -> None:
-        """Until a request that nobody has answered yet is on the line."""
-        waiting = self.market.trading._waiting
-        wait_until(
-            lambda: any(not request.is_feed for request in list(waiting.values())),
-            "a request to be on its way",
-        )
-        self.web.run(asyncio.sleep(0))  # it is written in the step in which it begins to wait
 
     def standing(self, person: Person) -> tuple[int, int]:
         """The position, and how many orders are open, as the matching server has them."""

@@ -64,6 +64,17 @@ class Market:
     def delete(self, browser: Browser, oid: object) -> Response:
         return browser.post("/default/delete", {"product": self.product.id, "oid": oid}, JSON)
 
+    def wait_until_something_is_sent(self) -> None:
+        """Until a request that nobody has answered yet is on the line."""
+        market = self.web.platform.markets.get(self.product.id)
+        assert market is not None
+        waiting = market.trading._waiting
+        wait_until(
+            lambda: any(not request.is_feed for request in list(waiting.values())),
+            "a request to be on its way",
+        )
+        self.web.run(asyncio.sleep(0))  # it is written in the step in which it begins to wait
+
     def state(self, owner: User, client_id: str) -> State | None:
         """What the platform knows of an order, right after the reconciler has looked."""
         self.web.run(orders.reconcile(self.web.platform))
@@ -520,6 +531,7 @@ def test_an_order_that_never_arrived_frees_its_cash_once_that_is_sure(
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(market.order, web.browser(buyer), "buy 10@50", id="web-1")
             wait_until(lambda: market.available(buyer) < CASH, "the cash to be promised")
+            market.wait_until_something_is_sent()
             market.server.kill()
             answer = asked.result()
         assert (answer.status, answer.json()["unknown"]) == (202, True)
@@ -591,8 +603,14 @@ def test_what_a_stopped_web_server_promised_is_taken_up_by_the_next(
 
 @pytest.mark.parametrize("age_seconds", [10, -3600], ids=["", "our clock was set back since"])
 def test_an_order_that_never_arrived_is_given_up_although_the_database_lags(
-    web: Web, market: Market, buyer: User, seller: User, age_seconds: int
+    web: Web,
+    market: Market,
+    buyer: User,
+    seller: User,
+    monkeypatch: pytest.MonkeyPatch,
+    age_seconds: int,
 ) -> None:
+    monkeypatch.setattr(orders, "FOLLOW_SECONDS", PATIENCE_SECONDS)
     request = intents.Request(side=Side.BUY, quantity=10, price=500_000, client_id="web-1")
     with running_log2db(web, market.product.name) as log2db:
         market.order(web.browser(seller), "sell 1@99")
