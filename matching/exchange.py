@@ -383,7 +383,7 @@ class Exchange:
         if phase is not None and phase is not self._engine.phase:
             command = SetPhase(ticker=self.ticker, phase=phase)
             self._execute(command, at=self._now(), sender=None, sees_all=True)
-        self._queue.extend([partial(self._cancel_lost, cancel) for cancel in self._disconnects])
+        self._queue.append(partial(self._cancel_lost, iter(self._disconnects)))
         self._decide_what_waits()
 
     def open_session(self, recipient: Recipient, *, trusted: bool) -> Session:
@@ -826,11 +826,13 @@ class Exchange:
 
         The record of event i is `first_seq` + i, but the command's own for those that come before.
         """
+        time_text = ""
         for index, event in enumerate(events):
             seq = max(first_seq + index, command_seq)
             if isinstance(event, Trade):
                 self.trades += 1
-                self._trades.append(_public_trade(event, seq, at))
+                time_text = time_text or format_time(at)
+                self._trades.append(_public_trade(event, seq, time_text))
             elif isinstance(event, KeyRaised):
                 self._close_sessions_of(event.owner)
             if self._watchers:
@@ -978,20 +980,28 @@ class Exchange:
     def _disconnect(self, session: Session) -> None:
         self._sessions.pop(session, None)
         self._unwatch(session)
-        open_orders = [self._open[oid] for oid in sorted(session.cod_oids & self._open.keys())]
-        cancels = [
+        oids = sorted(session.cod_oids & self._open.keys())
+        orders = (order for oid in oids if (order := self._open.get(oid)) is not None)
+        cancels = (
             Cancel(
                 ticker=self.ticker,
                 owner=order.owner,
                 oid=order.oid,
                 reason=CancelReason.DISCONNECT,
             )
-            for order in open_orders
-        ]
-        self._queue.extend([partial(self._cancel_lost, cancel) for cancel in cancels])
+            for order in orders
+        )
+        self._queue.append(partial(self._cancel_lost, cancels))
 
-    def _cancel_lost(self, cancel: Cancel) -> None:
-        """Cancel an order whose connection is gone, unless it has ended meanwhile."""
+    def _cancel_lost(self, cancels: Iterator[Cancel]) -> None:
+        """Cancel the next order whose connection is gone, unless it has ended meanwhile.
+
+        The others follow, before what came later: each counts as a command of its batch.
+        """
+        cancel = next(cancels, None)
+        if cancel is None:
+            return
+        self._queue.appendleft(partial(self._cancel_lost, cancels))
         if cancel.oid in self._open:
             self._execute(cancel, at=self._now(), sender=None, sees_all=True)
 
@@ -1099,7 +1109,9 @@ def _feed_of(recovered: Recovered) -> Feed:
     feed = Feed(reference=engine.reference, phase=engine.phase)
     engine.book.take_changed_levels()
     levels = [(side, *level) for side in Side for level in engine.book.levels(side)]
-    trades = [_public_trade(past.trade, past.seq, past.time) for past in recovered.trades]
+    trades = [
+        _public_trade(past.trade, past.seq, format_time(past.time)) for past in recovered.trades
+    ]
     feed.apply(
         Changes(
             seq=recovered.journal.seq,
@@ -1178,11 +1190,11 @@ def _oids_of(event: Event) -> tuple[int, ...]:
             return ()
 
 
-def _public_trade(trade: Trade, seq: int, at: int) -> JsonObject:
+def _public_trade(trade: Trade, seq: int, time_text: str) -> JsonObject:
     return {
         "tid": trade.tid,
         "seq": seq,
-        "time": format_time(at),
+        "time": time_text,
         "price": format_price(trade.price),
         "quantity": trade.quantity,
         "taker": trade.taker or "none",

@@ -90,6 +90,29 @@ def test_a_long_message_has_the_same_json_in_pieces(
     assert len(messages) == 1 + count + 1 + 2 + 1 + changes
 
 
+def test_the_many_orders_of_a_lost_connection_keep_nobody_from_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    floor = Floor()
+    lost, trader = floor.trader(7, cod=True), floor.trader(8)
+    for _ in range(40):
+        floor.ask(lost, "buy 1@50")
+    monkeypatch.setattr(exchange_module, "BATCH_COMMANDS", 8)
+    monkeypatch.setattr(exchange_module, "QUEUE_LIMIT", 10)
+    floor.exchange.close_session(lost.session)
+    trader.send("buy 1@49", req=1)
+    told, batches = [], 0
+    while not told:
+        batch = floor.exchange.take_batch()
+        floor.store(batch)
+        floor.finish(batch)
+        batches += 1
+        told = trader.take()
+    assert [(answer["req"], answer.get("error")) for answer in told] == [(1, None)]
+    assert batches == 6, "8 cancels in each, and the order after them"
+    assert floor.query()["bids"] == [["49.00", 1, 1]]
+
+
 def test_what_arrives_during_a_sync_goes_out_with_the_next_batch() -> None:
     floor = Floor()
     trader = floor.trader(7)

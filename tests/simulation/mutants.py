@@ -219,16 +219,14 @@ MUTANTS = (
     Mutant(
         "cod orders survive a crash",
         "matching/exchange.py",
-        "        self._queue.extend([partial(self._cancel_lost, cancel)"
-        " for cancel in self._disconnects])\n",
+        "        self._queue.append(partial(self._cancel_lost, iter(self._disconnects)))\n",
         "",
     ),
     Mutant(
         "cod orders survive their connection",
         "matching/exchange.py",
-        "        open_orders = [self._open[oid]"
-        " for oid in sorted(session.cod_oids & self._open.keys())]\n",
-        "        open_orders = []\n",
+        "        oids = sorted(session.cod_oids & self._open.keys())\n",
+        "        oids = []\n",
     ),
     Mutant(
         "log2db moves its place in a transaction of its own",
