@@ -10,11 +10,16 @@ from app.models import accounts
 from app.models.accounts import User
 from app.models.products import Product
 from tests.app.venue import FEW_ROUNDS, Web, running_web
+from tests.database import own_database
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    with running_web(tmp_path_factory.mktemp("var")) as web:
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """On SQLite, but where a module is `on_each_database`."""
+    with (
+        own_database(getattr(request, "param", "sqlite")) as uri,
+        running_web(tmp_path_factory.mktemp("var"), uri) as web,
+    ):
         yield web
 
 

@@ -3,6 +3,7 @@
 The matching servers and log2db are real ones.
 """
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,31 +17,27 @@ from app.models.accounts import User
 from app.models.amends import Amending, Change
 from app.models.db import now
 from matching.order import Side
-from tests.app.test_orders import NUMBERS, Market
 from tests.app.venue import (
     CASH,
     JSON,
     Browser,
+    Market,
     Response,
     Web,
     Wire,
+    on_each_database,
     running_log2db,
     running_match,
-    running_web,
     wait_until_settled,
 )
-from tests.database import DATABASES, own_database
 from tests.waiting import free_port, wait_until
 
 WINDOW_MS = 6_000
 """More than the 5 s in which a command is taken (PROTOCOL §2)."""
 
+NUMBERS = itertools.count(1)
 
-@pytest.fixture(scope="module", params=DATABASES)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("var")
-    with own_database(request.param) as uri, running_web(folder, uri) as web:
-        yield web
+pytestmark = on_each_database
 
 
 @pytest.fixture(scope="module")

@@ -18,21 +18,22 @@ from app.models.intents import Intent, State
 from app.models.products import Product
 from matching import protocol
 from matching.order import Side
-from tests.app.test_orders import Market
 from tests.app.venue import (
     JSON,
+    Market,
     Response,
     Web,
     Wire,
+    on_each_database,
     running_log2db,
     running_match,
-    running_web,
 )
-from tests.database import DATABASES, own_database
 from tests.processes import Process
 from tests.waiting import free_port, wait_until
 
 NUMBERS = itertools.count(1)
+
+pytestmark = on_each_database
 
 
 class Person:
@@ -77,14 +78,6 @@ class Floor(Market):
         """The position, and how many orders are open, as the matching server has them."""
         told = self.web.run(self.market.trading.open_orders(owner=person.user.id))
         return told["position"], len(told["orders"])
-
-
-@pytest.fixture(scope="module", params=DATABASES)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """One for each kind of database: here transactions meet."""
-    folder = tmp_path_factory.mktemp("var")
-    with own_database(request.param) as uri, running_web(folder, uri) as web:
-        yield web
 
 
 def open_floor(web: Web, manager: User, stack: ExitStack) -> Floor:

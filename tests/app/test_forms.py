@@ -12,10 +12,9 @@ from app.models.accounts import User
 from app.models.db import now, rows
 from app.models.products import Product
 from app.routes import PAGES
-from tests.app.venue import JSON, Browser, Response, Web, running_web
-from tests.database import DATABASES, own_database
+from tests.app.venue import JSON, Browser, Response, Web, on_each_database
 
-pytestmark = pytest.mark.usefixtures("quick_hashing", "nobody_has_failed")
+pytestmark = [on_each_database, pytest.mark.usefixtures("quick_hashing", "nobody_has_failed")]
 
 REGISTER = "/default/user/register"
 PROFILE = "/default/user/profile"
@@ -189,16 +188,6 @@ KINDS = {case[1:4:2]: case for case in CASES if case[0] == EDIT}
 """The two forms of a product are read by the same function: one case of each kind is enough."""
 
 CASES = [case for case in CASES if case[0] != EDIT] + list(KINDS.values())
-
-
-@pytest.fixture(scope="module", params=DATABASES)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """A venue on each database: what one stores without a word is an error of the other."""
-    with (
-        own_database(request.param) as uri,
-        running_web(tmp_path_factory.mktemp("var"), uri) as web,
-    ):
-        yield web
 
 
 @pytest.fixture(scope="module", autouse=True)

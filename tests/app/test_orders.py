@@ -19,7 +19,7 @@ import pytest
 
 from app.controllers import orders
 from app.controllers.base import Answer
-from app.models import intents, portfolio, products
+from app.models import intents, products
 from app.models.accounts import User
 from app.models.db import DAL, Invalid, close, execute, now, open_database, transaction
 from app.models.intents import State
@@ -29,79 +29,21 @@ from matching.order import Side
 from tests.app.venue import (
     CASH,
     JSON,
-    Browser,
+    Market,
     Response,
     Web,
     Wire,
+    on_each_database,
     running_log2db,
     running_match,
     running_web,
     wait_until_settled,
 )
-from tests.database import DATABASES, own_database
-from tests.processes import Process
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 NUMBERS = itertools.count(1)
 
-
-class Market:
-    """A product of a test's own, with its matching server."""
-
-    def __init__(self, web: Web, product: Product, server: Process) -> None:
-        self.web = web
-        self.product = product
-        self.server = server
-
-    def order(self, browser: Browser, text: str, **fields: object) -> Response:
-        """Place an order as a page does: `buy 100@50.25/49.90`, price and stop optional."""
-        side, _, amount = text.partition(" ")
-        amount, _, stop = amount.partition("/")
-        quantity, _, price = amount.partition("@")
-        form = {"type": side, "quantity": quantity, "price": price, "stop": stop}
-        return browser.post("/default/order", {"product": self.product.id, **form, **fields}, JSON)
-
-    def delete(self, browser: Browser, oid: object) -> Response:
-        return browser.post("/default/delete", {"product": self.product.id, "oid": oid}, JSON)
-
-    def wait_until_something_is_sent(self) -> None:
-        """Until a request that nobody has answered yet is on the line."""
-        market = self.web.platform.markets.get(self.product.id)
-        assert market is not None
-        waiting = market.trading._waiting
-        wait_until(
-            lambda: any(not request.is_feed for request in list(waiting.values())),
-            "a request to be on its way",
-        )
-        self.web.run(asyncio.sleep(0))  # it is written in the step in which it begins to wait
-
-    def state(self, owner: User, client_id: str) -> State | None:
-        """What the platform knows of an order, right after the reconciler has looked."""
-        self.web.run(orders.reconcile(self.web.platform))
-        with self.web.database() as db:
-            intent = intents.get(db, owner.id, self.product.name, client_id)
-        return intent.state if intent else None
-
-    def available(self, owner: User) -> int:
-        with self.web.database() as db:
-            return portfolio.cash(db, owner.id).available
-
-    def as_of(self) -> int:
-        with self.web.database() as db:
-            return portfolio.as_of(db, self.product.name)
-
-    def journaled(self, words: str) -> int:
-        """How often words stand in the journal."""
-        path = self.web.var.journal_file(self.product.name)
-        return path.read_text(encoding="ascii").count(words)
-
-
-@pytest.fixture(scope="module", params=DATABASES)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """One for each kind of database: here transactions meet."""
-    folder = tmp_path_factory.mktemp("var")
-    with own_database(request.param) as uri, running_web(folder, uri) as web:
-        yield web
+pytestmark = on_each_database
 
 
 @pytest.fixture
@@ -302,7 +244,7 @@ def test_a_product_that_is_not_there(web: Web, buyer: User) -> None:
 
 
 def test_a_web_server_that_has_just_started_takes_no_product_for_a_missing_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, buyer: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_asked = threading.Event()
     served = products.served
@@ -312,13 +254,13 @@ def test_a_web_server_that_has_just_started_takes_no_product_for_a_missing_one(
         return served(db)
 
     monkeypatch.setattr(products, "served", slowly)
-    with running_web(tmp_path) as web:
-        browser = web.browser(web.add_user("early"))
+    with running_web(web.var.root, web.database_uri) as other:
+        browser = other.browser(buyer)
         form = {"product": "99999", "type": "buy", "quantity": "1", "price": "1"}
         answer = browser.post("/default/order", form, JSON)
         assert (answer.status, answer.error) == (503, "not_ready")
         is_asked.set()
-        wait_until(lambda: web.platform.markets.are_known, "the products to be read")
+        wait_until(lambda: other.platform.markets.are_known, "the products to be read")
         assert browser.post("/default/order", form, JSON).error == "unknown_ticker"
 
 

@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import pytest
 from tornado.web import create_signed_value
 
 from app import webserver
+from app.controllers import orders
 from app.controllers.base import Platform
-from app.models import accounts, portfolio, products
+from app.models import accounts, intents, portfolio, products
 from app.models.accounts import Registration, User
 from app.models.db import DAL, close, migrate, now, open_database, transaction
+from app.models.intents import State
 from app.models.products import Product
 from matching.config import Var, load_venue_key
+from tests.database import DATABASES
 from tests.processes import Process, running
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
@@ -233,6 +237,61 @@ class Web:
             return market is not None and market.is_live and market.can_trade
 
         wait_until(is_live, f"{product.name} to be live")
+
+
+on_each_database = pytest.mark.parametrize("web", DATABASES, indirect=True)
+"""Of a module whose tests work on both kinds of database, each with a web server of its own."""
+
+
+class Market:
+    """A product of a test's own, with its matching server."""
+
+    def __init__(self, web: Web, product: Product, server: Process) -> None:
+        self.web = web
+        self.product = product
+        self.server = server
+
+    def order(self, browser: Browser, text: str, **fields: object) -> Response:
+        """Place an order as a page does: `buy 100@50.25/49.90`, price and stop optional."""
+        side, _, amount = text.partition(" ")
+        amount, _, stop = amount.partition("/")
+        quantity, _, price = amount.partition("@")
+        form = {"type": side, "quantity": quantity, "price": price, "stop": stop}
+        return browser.post("/default/order", {"product": self.product.id, **form, **fields}, JSON)
+
+    def delete(self, browser: Browser, oid: object) -> Response:
+        return browser.post("/default/delete", {"product": self.product.id, "oid": oid}, JSON)
+
+    def wait_until_something_is_sent(self) -> None:
+        """Until a request that nobody has answered yet is on the line."""
+        market = self.web.platform.markets.get(self.product.id)
+        assert market is not None
+        waiting = market.trading._waiting
+        wait_until(
+            lambda: any(not request.is_feed for request in list(waiting.values())),
+            "a request to be on its way",
+        )
+        self.web.run(asyncio.sleep(0))  # it is written in the step in which it begins to wait
+
+    def state(self, owner: User, client_id: str) -> State | None:
+        """What the platform knows of an order, right after the reconciler has looked."""
+        self.web.run(orders.reconcile(self.web.platform))
+        with self.web.database() as db:
+            intent = intents.get(db, owner.id, self.product.name, client_id)
+        return intent.state if intent else None
+
+    def available(self, owner: User) -> int:
+        with self.web.database() as db:
+            return portfolio.cash(db, owner.id).available
+
+    def as_of(self) -> int:
+        with self.web.database() as db:
+            return portfolio.as_of(db, self.product.name)
+
+    def journaled(self, words: str) -> int:
+        """How often words stand in the journal."""
+        path = self.web.var.journal_file(self.product.name)
+        return path.read_text(encoding="ascii").count(words)
 
 
 @contextmanager
