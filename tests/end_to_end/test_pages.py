@@ -95,3 +95,15 @@ def test_a_form_that_came_back_begins_at_its_first_mistake(venue: Venue) -> None
         page.get_by_role("button", name="Sign up").click()
         expect(page.get_by_label("Confirm password")).to_be_focused()
         visitor.errors.clear()  # the browser itself notes the answer's status, 400
+
+
+def test_what_a_chart_waits_for_stands_in_its_middle(venue: Venue) -> None:
+    with venue.trader() as trader:
+        trader.page.goto("/default/pandl")
+        middles = trader.page.evaluate(
+            """() => ["#chart-empty", "#chart"].map((part) => {
+                const { left, right } = document.querySelector(part).getBoundingClientRect();
+                return Math.round((left + right) / 2);
+            })"""
+        )
+        assert middles[0] == middles[1]
