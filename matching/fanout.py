@@ -13,6 +13,8 @@ watch the same window and keep up, and goes to each socket directly while nothin
 | 16 MiB in all | it is closed: private messages are never dropped, and nor is the process |
 
 Updates are sent at most every 10 ms; what changes in between goes out as one, with all its trades.
+One time's updates look at 10,000 levels at most: of very many different deep windows each waits for
+its turn, and then gets what has changed until then.
 """
 
 import asyncio
@@ -58,6 +60,9 @@ HEARTBEAT_SECONDS = 1.0
 
 UPDATE_SECONDS = 0.01
 """The shortest time between two updates."""
+
+FLUSH_LEVELS = 10_000
+"""Levels of windows after which the others' updates wait for the next time."""
 
 TRY_AGAIN_LATER = 1013
 """The WebSocket close code for a listener that does not read."""
@@ -244,8 +249,8 @@ class Fanout:
         self._feed = feed
         self._now = now
         self._groups: dict[tuple[int, frozenset[str]], _Group] = {}
+        """Those that were sent to longest ago first."""
         self.listeners: set[Listener] = set()
-        self._pending = _Pending()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_flush = 0.0
         self._timer = PeriodicCallback(self._check, _CHECK_SECONDS * 1000)
@@ -297,7 +302,8 @@ class Fanout:
         False, with nothing sent, if none of the channels is public. `req` is the number of the
         request that the snapshot answers.
         """
-        self.flush()
+        if listener._group is not None:
+            listener._group.send()
         self._leave_group(listener)
         wanted = frozenset(channels) & CHANNELS
         if not wanted:
@@ -306,6 +312,7 @@ class Fanout:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(self._feed, key)
+        group.send()  # so that the snapshot is what its next update follows
         group.listeners.add(listener)
         listener._group = group
         snapshot = group.snapshot()
@@ -314,7 +321,8 @@ class Fanout:
 
     def publish(self, changes: Changes) -> None:
         """Tell everybody what the feed's latest `apply` or `update` changed."""
-        self._pending.add(changes)
+        for group in self._groups.values():
+            group.pending.add(changes)
         if self._flush_timer is not None:
             return
         loop = asyncio.get_running_loop()
@@ -325,20 +333,23 @@ class Fanout:
             self._flush_timer = loop.call_later(wait_seconds, self.flush)
 
     def flush(self) -> None:
-        """Send what has been published and not sent yet."""
+        """Send what has been published and not sent yet, or as much of it as is sent at once."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, _Pending()
-        self._last_flush = asyncio.get_running_loop().time()
-        for group in self._groups.values():
-            group.send(pending)
+        loop = asyncio.get_running_loop()
+        left = FLUSH_LEVELS
+        for key, group in [each for each in self._groups.items() if each[1].pending]:
+            if left <= 0:
+                self._flush_timer = loop.call_later(UPDATE_SECONDS, self.flush)
+                return
+            self._last_flush = loop.time()
+            left -= 2 * group.depth
+            group.send()
+            self._groups[key] = self._groups.pop(key)
 
     def refresh(self) -> None:
         """Send everybody a new snapshot: the feed was loaded anew."""
-        self._pending = _Pending()
         for key, group in list(self._groups.items()):
             members = group.listeners
             group = self._groups[key] = _Group(self._feed, key)
@@ -393,7 +404,7 @@ class _Pending:
 
     def add(self, changes: Changes) -> None:
         self._some = True
-        self.changed["trades"].extend(changes.trades)
+        self.changed["trades"].extend(changes.trades[-TRADES_TOLD - 1 :])
         if changes.phase is not None:
             self.changed["phase"] = changes.phase
         if changes.indicative is not msgspec.UNSET:
@@ -435,19 +446,24 @@ class _Group:
     def __init__(self, feed: Feed, key: tuple[int, frozenset[str]]) -> None:
         self.key = key
         self.listeners: set[Listener] = set()
+        self.pending = _Pending()
+        self.depth, self._channels = key
         self._feed = feed
-        self._depth, self._channels = key
-        self._window: Window | None = feed.window(self._depth) if "book" in key[1] else None
+        self._window: Window | None = feed.window(self.depth) if "book" in key[1] else None
         self._seq = feed.seq
 
     def snapshot(self) -> JsonObject:
         return self._feed.snapshot(
-            self._depth, book="book" in self._channels, trades="trades" in self._channels
+            self.depth, book="book" in self._channels, trades="trades" in self._channels
         )
 
-    def send(self, pending: _Pending) -> None:
+    def send(self) -> None:
+        """Send what is pending."""
+        pending, self.pending = self.pending, _Pending()
+        if not pending:
+            return
         bids, asks = self._window.take_changes() if self._window is not None else (None, None)
-        changed = dict(pending.changed)
+        changed = pending.changed
         trades = changed.pop("trades")
         if len(trades) > TRADES_TOLD:
             trades = trades[-TRADES_KEPT:]

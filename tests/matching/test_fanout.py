@@ -17,7 +17,7 @@ from tornado.websocket import WebSocketHandler, websocket_connect
 
 from matching import fanout as fanout_module
 from matching.fanout import Fanout, Listener
-from matching.marketdata import Changes, Feed
+from matching.marketdata import Changes, Feed, Window
 from matching.order import Phase, Side
 from tests.waiting import PATIENCE_SECONDS
 
@@ -262,6 +262,47 @@ def test_who_subscribes_between_two_updates_misses_nothing_and_sees_nothing_twic
         for watcher in (first, second):
             await watcher.catch_up(floor.feed.seq)
             assert watcher.bids == {"50.00": 3, "50.01": 4}
+
+    run(scenario)
+
+
+def test_of_many_different_windows_each_waits_for_its_turn_and_misses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fanout_module, "FLUSH_LEVELS", 1)
+    looks: list[int] = []
+    flush, take_changes = Fanout.flush, Window.take_changes
+
+    def counted_flush(fanout: Fanout) -> None:
+        looks.append(0)
+        flush(fanout)
+
+    def counted_look(window: Window) -> Any:
+        looks[-1] += 1
+        return take_changes(window)
+
+    monkeypatch.setattr(Fanout, "flush", counted_flush)
+    monkeypatch.setattr(Window, "take_changes", counted_look)
+
+    async def scenario(floor: Floor) -> None:
+        watchers = []
+        for floor.depth in range(1, 9):
+            watchers.append(await floor.connect())
+            await watchers[-1].next("snapshot")
+        tids: list[list[int]] = [[] for _ in watchers]
+        for number in range(1, 41):
+            price = 500_000 + 100 * (number * 7 % 20)
+            changed = [(Side.BUY, price, number % 3)]
+            floor.change(*changed, trades=[{"tid": number, "price": "50.00"}])
+            await asyncio.sleep(0.001)
+        for depth, watcher in enumerate(watchers, start=1):
+            while watcher.seq < floor.feed.seq:
+                update = await watcher.next("update")
+                tids[depth - 1] += [trade["tid"] for trade in update["trades"]]
+            best = floor.feed.levels(Side.BUY, depth)
+            assert watcher.bids == {price: quantity for price, quantity, _ in best}
+        assert tids == [list(range(1, 41))] * 8
+        assert max(looks) == 1
 
     run(scenario)
 
