@@ -15,6 +15,7 @@ FITS = {"scrolls": False, "beyond": []}
 def test_a_trader_changes_profile_and_password_without_a_script(venue: Venue) -> None:
     with venue.trader(java_script_enabled=False, **PHONE) as trader:
         page = trader.page
+        page.goto("/")
         page.get_by_role("link", name="Profile").click()
         expect(page.get_by_label("Username")).not_to_be_editable()
         page.get_by_label("First name").fill("Grace")
@@ -35,6 +36,7 @@ def test_who_lost_the_password_chooses_a_new_one_by_the_link(
 ) -> None:
     with venue.trader(**screen) as trader:
         page = trader.page
+        page.goto("/")
         name = page.locator(".welcome b").inner_text()
         trader.log_out()
         page.get_by_role("link", name="Lost password?").click()
@@ -60,6 +62,7 @@ def test_who_lost_the_password_chooses_a_new_one_by_the_link(
 
 def test_a_manager_finds_the_users(venue: Venue) -> None:
     with venue.trader(manager=True) as manager:
+        manager.page.goto("/")
         name = manager.page.locator(".welcome b").inner_text()
         manager.page.get_by_role("link", name="Users").click()
         row = manager.page.get_by_role("row", name=re.compile(rf"\b{name}\b"))

@@ -18,7 +18,8 @@ def test_a_phone_in_the_network_signs_up_and_trades(
         venue = Venue(browser, tmp_path, stack, "--host", "0.0.0.0")
         assert not venue.url.startswith("http://127.0.0.1")
         market = venue.open_market("afar")
-        with venue.trader(**PHONE) as trader:
+        with venue.visitor(**PHONE) as trader:
+            trader.sign_up("guest")
             trader.open_trade_page(market)
             trader.page.get_by_role("tab", name="Ticket").tap()
             trader.fill_ticket(10, "99")

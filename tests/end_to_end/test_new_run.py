@@ -10,7 +10,7 @@ from tests.end_to_end.venue import PHONE, Venue
 from tests.processes import running
 from tests.scripts.test_serve import Market
 from tests.scripts.venue import processes_of
-from tests.waiting import PATIENCE_SECONDS, wait_until
+from tests.waiting import wait_until
 
 
 def test_a_new_run_is_followed_without_reload_and_trading_goes_on(
@@ -37,7 +37,7 @@ def test_a_new_run_is_followed_without_reload_and_trading_goes_on(
             expect(page.get_by_text("asked for a new run at")).to_be_visible()
             page.evaluate("window.isTheSame = true")
             begun = page.locator('[data-step="begun"]')
-            expect(begun).to_have_attribute("data-state", "done", timeout=PATIENCE_SECONDS * 1000)
+            expect(begun).to_have_attribute("data-state", "done")
             expect(page.locator("#run")).to_have_text("2")
             expect(page.locator('[data-table="past"] tbody')).to_contain_text("trader1")
             assert page.evaluate("window.isTheSame")

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.end_to_end.test_pages import OVERFLOW, TOO_SMALL
-from tests.end_to_end.venue import PHONE, Market, Trader, Venue
+from tests.end_to_end.venue import PHONE, Market, Trader, Venue, send_form
 
 PAGES = ["positions", "pandl", "my_trades", "all_trades"]
 
@@ -15,14 +15,10 @@ def market(venue: Venue) -> Market:
 
 
 def order(trader: Trader, market: Market, side: str, amount: str) -> None:
-    """Send an order, `100@99.50`, from another tab of the trader's."""
-    page = trader.context.new_page()
-    page.goto(f"/default/trade/{market.product}")
+    """Send an order, `100@99.50`, past the page that the trader looks at."""
     quantity, price = amount.split("@")
-    form = {"product": str(market.product), "type": side, "quantity": quantity, "price": price}
-    form["_xsrf"] = page.locator("input[name=_xsrf]").first.input_value()
-    assert page.request.post("/default/order", form=form).ok
-    page.close()
+    form = {"product": market.product, "type": side, "quantity": quantity, "price": price}
+    send_form(trader.context, "/default/order", form)
 
 
 def row(page: Page, table: str, words: str) -> list[str]:
