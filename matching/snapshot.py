@@ -52,7 +52,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
-from operator import itemgetter
 from pathlib import Path
 from zlib import crc32
 
@@ -485,13 +484,7 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
     for text in told["position"]:
         owner, shares = text.split(" ")
         _account(engine, int(owner)).position = int(shares)
-    rates = [text.split(" ") for text in told["rate"]]
-    for owner, entry, count in sorted(rates, key=lambda rate: parse_time(rate[1])):
-        exposure = _account(engine, int(owner)).exposure
-        for _ in range(int(count)):
-            engine._recent.note(int(owner), parse_time(entry), next_oid=engine.next_oid)
-            if exposure is not None:
-                exposure.note_entry(parse_time(entry))
+    _add_rates(engine, told["rate"])
     _add_ids(engine, told["id"], _add_orders(engine, told))
     return engine
 
@@ -500,36 +493,49 @@ def _account(engine: Engine, owner: int) -> Account:
     return engine._accounts.get(owner) or engine._open_account(owner)
 
 
+def _add_rates(engine: Engine, texts: Iterable[str]) -> None:
+    """Note the recent entries again, in order of time."""
+    rates = (text.split(" ") for text in texts)
+    entries = sorted((parse_time(at), int(owner), int(count)) for owner, at, count in rates)
+    for entry, owner, count in entries:
+        exposure = _account(engine, owner).exposure
+        for _ in range(count):
+            engine._recent.note(owner, entry, next_oid=engine.next_oid)
+            if exposure is not None:
+                exposure.note_entry(entry)
+
+
 def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
-    """Put the open orders in their places; all of them by what the lines say of their terms."""
-    queues = {kind: [_read_order(engine, text) for text in sorted(told[kind])] for kind in _QUEUES}
-    everything = [each for queue in queues.values() for each in queue]
-    everything.sort(key=_OID)  # an account has its orders in this order
-    orders: dict[str, Order] = {}
-    for terms, oid, command, filled, _ in everything:
-        account = _account(engine, command.owner)
-        order = orders[terms] = account.open(oid, command)
-        order.open_quantity -= filled
-        account.change_open(command.side, order.open_quantity)
+    """Put the open orders in their places; those with a client id by what the lines say of them."""
+    named: dict[str, Order] = {}
     for kind, side in (("bid", engine.book.bids), ("ask", engine.book.asks)):
-        for terms, _, _, _, hidden in queues[kind]:
-            _rest(side, orders[terms], hidden)
+        for text in sorted(told[kind]):
+            order, hidden = _open_order(engine, text, named)
+            _rest(side, order, hidden)
     for kind in ("stop-buy", "stop-sell"):
-        for terms, *_ in queues[kind]:
-            engine._stops.add(orders[terms])
-    return orders
+        for text in sorted(told[kind]):
+            order, _ = _open_order(engine, text, named)
+            engine._stops.add(order)
+    for account in engine._accounts.values():
+        account.orders = {oid: account.orders[oid] for oid in sorted(account.orders)}
+    return named
 
 
-_QUEUES = ("bid", "ask", "stop-buy", "stop-sell")
-_OID = itemgetter(1)
+def _open_order(engine: Engine, text: str, named: dict[str, Order]) -> tuple[Order, int]:
+    """The order that an open one's line says, and its hidden quantity; ValueError if it is none.
 
-
-def _read_order(engine: Engine, text: str) -> tuple[str, int, NewOrder, int, int]:
-    """Terms, oid, command, filled and hidden of an open order's line; ValueError if it is none."""
+    One with a client id is added to `named`.
+    """
     line, filled, hidden = text.rsplit(" ", 2)
     _, _, terms = line.partition(" ")
     oid, command = _parse_order(engine, terms)
-    return terms, oid, command, int(filled[_FILLED_SIZE:]), int(hidden[_HIDDEN_SIZE:])
+    account = _account(engine, command.owner)
+    order = account.open(oid, command)
+    order.open_quantity -= int(filled[_FILLED_SIZE:])
+    account.change_open(command.side, order.open_quantity)
+    if command.client_id:
+        named[terms] = order
+    return order, int(hidden[_HIDDEN_SIZE:])
 
 
 _FILLED_SIZE = len("filled=")
