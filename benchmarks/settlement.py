@@ -262,7 +262,7 @@ def report(kind: str, turns: Sequence[Rates]) -> None:
             ratios = sorted(getattr(each, name) / getattr(each, way) for each in turns)
             spread = f"({ratios[0]:.1f} to {ratios[-1]:.1f})"
             compared += f" {statistics.median(ratios):6.1f} × {spread:16}"
-        print(f"  {label:25}{rate:9,.0f} {unit:8}/s{compared}")
+        print(f"  {label:25}{rate:9,.0f} {unit:8}/s{compared}".rstrip())
 
 
 def break_down(database: Database, load: Load) -> None:

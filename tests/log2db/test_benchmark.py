@@ -30,6 +30,9 @@ def test_the_same_journal_every_time(tmp_path: Path) -> None:
     assert (tmp_path / "one.log").read_bytes() == (tmp_path / "two.log").read_bytes()
 
 
+RATIO = r"[\d.]+ × \([\d.]+ to [\d.]+\)"
+
+
 def test_it_prints_ratios_with_their_spread_and_a_breakdown() -> None:
     command = [sys.executable, "benchmarks/settlement.py", "--quick", "--orders", "200"]
     command += ["--postgres", "postgres://nobody@127.0.0.1:1/none"]
@@ -37,10 +40,11 @@ def test_it_prints_ratios_with_their_spread_and_a_breakdown() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for line in (
         r"^a journal of [\d,]+ records, [\d,]+ of them matches, by 30 traders$",
-        r"^  one by one +[\d,]+ matches/s$",
-        r"^  log2db +[\d,]+ matches/s = +[\d.]+ × \([\d.]+ to [\d.]+\)$",
-        r"^  log2db, all records +[\d,]+ records/s = ",
-        r"^  bare: orders and matches +[\d,]+ matches/s = ",
+        rf"^  one by one +[\d,]+ matches /s +1\.0 × \(1\.0 to 1\.0\) +{RATIO}$",
+        rf"^  of 2010 +[\d,]+ matches /s +{RATIO} +1\.0 × \(1\.0 to 1\.0\)$",
+        rf"^  log2db +[\d,]+ matches /s +{RATIO} +{RATIO}$",
+        rf"^  log2db, all records +[\d,]+ records /s +{RATIO} +{RATIO}$",
+        rf"^  bare: orders and matches +[\d,]+ matches /s +{RATIO} +{RATIO}$",
         r"^  processor time of a record, µs: [\d.]+ = [\d.]+ reading ",
         r"^PostgreSQL: none answers at 127\.0\.0\.1:1/none$",
     ):
