@@ -46,6 +46,8 @@ examples:
 """
 
 _ASIDE = ".restoring"
+_LEAVING_SECONDS = 3.0
+"""PostgreSQL takes a moment to notice that a program has ended."""
 _KEPT = ("run", "replaced", "lost+found", _ASIDE)
 """What may be in a var/ that counts as empty, and stays where it is."""
 
@@ -166,20 +168,16 @@ def _restore_postgres(uri: str, dump: Path, *, is_forced: bool) -> None:
     """Restore the tables, all or none."""
     db = database.open_database(uri)
     try:
+        is_at_work = _works_in(db)
         with database.transaction(db):
             schema = current_schema(db)
-            others = database.rows(
-                db,
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'emte' AND pid <> pg_backend_pid()",
-            )
             tables = database.rows(
                 db,
                 "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() LIMIT 1",
             )
     finally:
         database.close(db)
-    if others != [(0,)]:
+    if is_at_work:
         raise Fatal(ExitCode.UNAVAILABLE, "a venue works in this PostgreSQL database: stop it")
     if tables and not is_forced:
         raise Fatal(
@@ -194,6 +192,21 @@ def _restore_postgres(uri: str, dump: Path, *, is_forced: bool) -> None:
         *(["--clean", "--if-exists"] if is_forced else []),
         *(f"--schema={schema}", str(dump)),
     )
+
+
+def _works_in(db: database.DAL) -> bool:
+    """Whether a venue works in this PostgreSQL database; one that has just ended is given time."""
+    deadline = time.monotonic() + _LEAVING_SECONDS
+    while True:
+        with database.transaction(db):
+            others = database.rows(
+                db,
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'emte' AND pid <> pg_backend_pid()",
+            )
+        if others == [(0,)] or time.monotonic() >= deadline:
+            return others != [(0,)]
+        time.sleep(_LEAVING_SECONDS / 20)
 
 
 def _put_away(var: Var, present: list[Path], target: Path | None) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +14,16 @@ from app.models.db import close, rows, transaction
 from matching.config import Var, load_venue_key
 from matching.journal import durable_path
 from matching.pidfile import pidfile
-from scripts import archive
-from tests.database import add_user, command, make_database, make_var, only_postgres, only_sqlite
+from scripts import archive, restore
+from tests.database import (
+    add_user,
+    command,
+    make_database,
+    make_var,
+    only_postgres,
+    only_sqlite,
+    uri_of,
+)
 from tests.database import own_database as empty_database
 from tests.processes import running
 from tests.scripts.test_archive import make
@@ -260,6 +269,20 @@ def test_a_database_in_which_a_venue_works_is_left_alone(
     finally:
         close(db)
     assert (code, "a venue works in this PostgreSQL database" in line) == (69, True)
+
+
+@only_postgres
+def test_a_venue_that_has_just_ended_is_given_time_to_leave_its_database(var: Var) -> None:
+    import psycopg2
+
+    db, leaving = make_database(var), psycopg2.connect(uri_of(var), application_name="emte")
+    timer = threading.Timer(0.5, leaving.close)
+    timer.start()
+    try:
+        assert not restore._works_in(db)
+    finally:
+        timer.join()
+        close(db)
 
 
 @only_postgres
