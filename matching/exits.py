@@ -99,7 +99,8 @@ def run_command(program: str, body: Callable[[], int]) -> int:
         try:
             return body()
         finally:
-            sys.stdout.flush()  # else the interpreter finds out when nobody can catch it
+            if sys.stdout is not None:  # it is, where the shell has closed it
+                sys.stdout.flush()  # else the interpreter finds out when nobody can catch it
     except Fatal as fatal:
         return _complain(program, fatal)
     except KeyboardInterrupt:

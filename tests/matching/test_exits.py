@@ -75,6 +75,12 @@ def test_who_reads_what_a_command_prints_may_go(tmp_path: Path, command: tuple[s
     assert (process.returncode, errors) == (141, b"")
 
 
+def test_a_command_to_which_standard_output_is_closed_has_its_verdict_all_the_same() -> None:
+    command = f"{sys.executable} -m matching.journal verify tests/journals/0.1.0.log >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_pipe_that_breaks_is_a_bug() -> None:
     def body() -> int:
         raise BrokenPipeError
