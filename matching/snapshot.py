@@ -415,7 +415,9 @@ def _engine_lines(engine: Engine, time: int) -> Iterator[str]:
         if account.position:
             yield f"position {account.owner} {account.position}"
     for owner, entries in engine._recent.by_owner(time).items():
-        for entry, count in Counter(entries).items() if owner != HOUSE else ():
+        if owner == HOUSE:
+            continue
+        for entry, count in Counter(entries).items():
             yield f"rate {owner} {format_time(entry)} {count}"
     yield from _queue_lines("bid", _resting(engine.book.bids))
     yield from _queue_lines("ask", _resting(engine.book.asks))
