@@ -12,7 +12,7 @@ and the process must end, for the exchange is ahead of the disk.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -38,7 +38,8 @@ class DiskFailed(Exception):
 class GroupCommit:
     """Takes batches from an exchange to the disk. `run` does it; `schedule` says there is work.
 
-    `on_settled` is called for each batch, in order: it delivers and publishes.
+    `on_settled` is called for each batch, in order: it delivers and publishes. `told` is awaited
+    before the next one, so that news does not pile up while there are orders.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class GroupCommit:
         *,
         syncs: bool,
         on_settled: Callable[[Batch], None],
+        told: Callable[[], Awaitable[None]],
     ) -> None:
         self._exchange = exchange
         self._journal = journal
         self._mark = mark
         self._syncs = syncs
         self._on_settled = on_settled
+        self._told = told
         self._writer = ThreadPoolExecutor(1, "journal")
         self._syncer = ThreadPoolExecutor(1, "sync")
         self._unsynced: Batch | None = None
@@ -142,6 +145,7 @@ class GroupCommit:
                     self.batch_commands.observe(batch.commands)
                     await loop.run_in_executor(self._writer, write, batch)
                 self._settle(batch)
+                await self._told()
                 if not batch.data:  # there was no wait in which others had their turn
                     await asyncio.sleep(0)
             if not self._work.is_set():

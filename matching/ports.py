@@ -38,6 +38,10 @@ class Connection(Recipient, Protocol):
     def has_more(self) -> bool:
         """Whether something was delivered that is not sent yet."""
 
+    @property
+    def untold(self) -> int:
+        """How many messages were delivered of which nothing is sent yet."""
+
     def tell(self) -> int:
         """Send the next slice of what was delivered; how many bytes."""
 

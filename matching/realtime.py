@@ -11,7 +11,7 @@ has too many outstanding, is not read from until it has caught up.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -194,10 +194,10 @@ class RealtimeHandler(WebSocketHandler):
 
     # -- incoming
 
-    def on_message(self, message: str | bytes) -> "asyncio.Future[None] | None":
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Never awaits: Tornado reads the next frame only after this returns.
 
-        Only when too much waits for this client does it return a future, and so stops reading.
+        Only when too much waits for this client is there something to wait for before reading on.
         """
         self._last_heard = time.monotonic()
         if isinstance(message, bytes):
@@ -328,6 +328,11 @@ class RealtimeHandler(WebSocketHandler):
         """Whether something was delivered that is not sent yet."""
         return bool(self._untold) or self._telling is not None or self._goodbye is not None
 
+    @property
+    def untold(self) -> int:
+        """How many messages were delivered of which nothing is sent yet."""
+        return len(self._untold)
+
     def tell(self) -> int:
         """Send the next slice of what was delivered, in one write; how many bytes of JSON."""
         frames: list[bytes] = []
@@ -385,12 +390,19 @@ class RealtimeHandler(WebSocketHandler):
         """Whether nothing more is read of this client until it has been told more."""
         return self._asked_for_orders or self._unanswered > ANSWERS_LIMIT
 
-    def _pause(self) -> "asyncio.Future[None] | None":
-        """A future to wait for before reading on, if the client is too far behind."""
-        if self._is_behind:
-            self._resume = asyncio.get_running_loop().create_future()
-            return self._resume
-        return self.listener.drained()
+    def _pause(self) -> Awaitable[None] | None:
+        """What to wait for before reading on, if the client is too far behind."""
+        if not self._is_behind:
+            return self.listener.drained()
+        self._resume = asyncio.get_running_loop().create_future()
+        return self._catch_up(self._resume)
+
+    async def _catch_up(self, resume: "asyncio.Future[None]") -> None:
+        """Wait until the client was told enough, and has taken most of it."""
+        await resume
+        drained = self.listener.drained() if self._is_open else None
+        if drained is not None:
+            await drained
 
     def _resume_reading(self) -> None:
         if self._resume is not None and not self._resume.done():

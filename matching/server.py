@@ -63,6 +63,12 @@ CLOCK_ALARM_SECONDS = 60 * 60
 TURN_BYTES = 128 * 1024
 """So much JSON is made in one turn of the loop, and then others than the told have theirs."""
 
+TELLING_TURNS = 16
+"""So many turns of the loop the next batch waits for what the last one has delivered."""
+
+MOST_UNTOLD = 4_096
+"""With more messages that nobody has begun to tell it waits for longer."""
+
 CLOSE_SECONDS = 1.0
 """How long clients have to say goodbye when the server stops."""
 
@@ -132,6 +138,7 @@ class Server:
             recovered.mark_file,
             syncs=options.syncs,
             on_settled=self._on_settled,
+            told=self._told,
         )
         self.rejected = RejectedFile(options.journal_file(var))
         self.alarms = Alarms(_log)
@@ -278,6 +285,17 @@ class Server:
                 self._to_tell.append(connection)
         if self._to_tell:
             self._next_turn = asyncio.get_running_loop().call_soon(self._tell)
+
+    async def _told(self) -> None:
+        """Wait until what was delivered is told; a few turns only for who is told very much."""
+        turns = 0
+        while self._to_tell and (turns < TELLING_TURNS or self._is_behind):
+            await asyncio.sleep(0)
+            turns += 1
+
+    @property
+    def _is_behind(self) -> bool:
+        return sum(connection.untold for connection in self._to_tell) > MOST_UNTOLD
 
     def _on_snapshot(self, seq: int, digest: str) -> None:
         self.exchange.check(seq, digest)

@@ -181,3 +181,33 @@ def test_batches_with_nothing_to_write_leave_the_others_their_turn(
         assert settled.end() == 1
 
     run(tmp_path, scenario)
+
+
+def test_news_does_not_pile_up_while_orders_come(
+    tmp_path: Path, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_module, "BATCH_COMMANDS", 4)
+    monkeypatch.setattr(server_module, "TELLING_TURNS", 1)
+    monkeypatch.setattr(server_module, "MOST_UNTOLD", 20)
+    monkeypatch.setattr(server_module, "TURN_BYTES", 1)  # a connection a turn
+    monkeypatch.setattr(realtime, "SLICE_BYTES", 1)  # and of that, a message
+    untold: list[int] = []
+
+    async def scenario(venue: Venue) -> None:
+        watchers = [await venue.log_in() for _ in range(4)]
+        for watcher in watchers:
+            await watcher.ask(op="subscribe", channels=["book", "orders"])
+        trader = await venue.log_in(7)
+        commit = venue.server.commit
+        settle = commit._on_settled
+
+        def counted(batch: Batch) -> None:
+            untold.append(sum(connection.untold for connection in venue.server.connections))
+            settle(batch)
+
+        monkeypatch.setattr(commit, "_on_settled", counted)
+        await trader.ask(op="send", texts=["buy 1@50"] * 100)
+        assert len(untold) >= 25
+        assert max(untold) <= 20 + 1
+
+    run(tmp_path, scenario)

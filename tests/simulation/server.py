@@ -61,6 +61,7 @@ class Server:
             self.recovered.mark_file,
             syncs=self._syncs,
             on_settled=self._settle,
+            told=self._told,
         )
         self.commit._writer = self._thread()  # type: ignore[assignment]
         self.commit._syncer = self._thread()  # type: ignore[assignment]
@@ -102,6 +103,9 @@ class Server:
         self._on_settled(batch)
         for recipient, message in batch.deliveries:
             recipient.deliver(message)
+
+    async def _told(self) -> None:
+        """The net has taken what was delivered."""
 
     def _cancel_for_dead_man(self, owner: int) -> None:
         self.exchange.cancel_for_dead_man(owner)
