@@ -80,7 +80,8 @@ class Snapshotter:
         self._on_taken = on_taken
         self._last_begin = time.monotonic()
         self._taking: asyncio.Task[None] | None = None
-        self._stop = threading.Event()
+        self._stops = threading.Event()
+        self._is_hurried = threading.Event()
 
     def look(self) -> None:
         """Begin a snapshot if it is time for one."""
@@ -93,30 +94,34 @@ class Snapshotter:
             taking = self._take(
                 f"--seconds={REPLAY_SECONDS}",
                 child_seconds=CHILD_SECONDS,
+                end=self._stops,
             )
             self._taking = asyncio.get_running_loop().create_task(taking)
 
     async def take_last(self) -> None:
         """The last one, of a server that stops: all is durable, and nobody waits any more."""
         records, self._records = self._records, 0  # `look` begins no other from now on
-        self.end()
+        self._stops.set()
         if self._taking is not None:
             await self._taking
         if records:
-            self._stop = threading.Event()
             await self._take(
-                f"--seconds={STOP_REPLAY_SECONDS}", "--last", child_seconds=STOP_CHILD_SECONDS
+                f"--seconds={STOP_REPLAY_SECONDS}",
+                "--last",
+                child_seconds=STOP_CHILD_SECONDS,
+                end=self._is_hurried,
             )
 
     def end(self) -> None:
-        """End the child that is at work."""
-        self._stop.set()
+        """End the child that is at work, and wait for none to come."""
+        self._stops.set()
+        self._is_hurried.set()
 
-    async def _take(self, *options: str, child_seconds: float) -> None:
+    async def _take(self, *options: str, child_seconds: float, end: threading.Event) -> None:
         self._last_begin = begin = time.monotonic()
         command = [sys.executable, "-m", "matching.snapshotchild", *options, str(self._journal)]
         try:
-            taken = await asyncio.to_thread(_run, command, child_seconds, self._stop)
+            taken = await asyncio.to_thread(_run, command, child_seconds, end)
         except _Late:
             self.failed += 1
             say(

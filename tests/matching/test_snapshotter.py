@@ -141,6 +141,24 @@ def test_a_server_that_is_told_twice_to_stop_waits_for_no_snapshot(
     assert not checks(tmp_path)
 
 
+def test_who_is_in_a_hurry_before_the_last_one_has_begun_waits_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(snapshotter, "STOP_CHILD_SECONDS", 1000.0)
+
+    async def scenario(venue: Venue) -> None:
+        await trade(venue, 2)
+        venue.server.stop()
+        venue.server.stop()
+
+    run(tmp_path, scenario, snapshot_records=1000)
+    assert not checks(tmp_path)
+
+
 def test_no_other_is_begun_while_the_last_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
