@@ -111,17 +111,20 @@ class Handler(RequestHandler):
         """Finish with JSON that is made piece by piece; between slices others have their turn."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
         size = 0
-        for piece in pieces:
-            self.write(piece)
-            size += len(piece)
-            if size >= SLICE_BYTES:
-                size = 0
-                try:
+        self.server.long_answers += 1
+        try:
+            for piece in pieces:
+                self.write(piece)
+                size += len(piece)
+                if size >= SLICE_BYTES:
+                    size = 0
                     await self.flush()
-                except StreamClosedError:
-                    return  # nobody reads the rest
-                await asyncio.sleep(0)
-        self.finish()
+                    await asyncio.sleep(0)
+            self.finish()
+        except StreamClosedError:
+            return  # nobody reads the rest
+        finally:
+            self.server.long_answers -= 1
 
     def finish_text(self, text: str) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")

@@ -105,7 +105,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server:
-    """A product being served: exchange, group commit, fan-out and the connections."""
+    """A product being served: exchange, group commit, fan-out and the connections.
+
+    `long_answers` counts the answers over HTTP that are being told in slices.
+    """
 
     def __init__(
         self,
@@ -158,6 +161,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.is_stopping = False
         self._to_tell: deque[Connection] = deque()
+        self.long_answers = 0
         self._next_turn: asyncio.Handle | None = None
         self._committing: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -230,7 +234,7 @@ class Server:
             for connection in list(self.connections):
                 connection.close(GOING_AWAY, "the server stops")
             end = time.monotonic() + CLOSE_SECONDS
-            while self.connections and time.monotonic() < end:
+            while (self.connections or self.long_answers) and time.monotonic() < end:
                 await asyncio.sleep(0.01)
             await self.snapshotter.take_last()
             await self.commit.idle()

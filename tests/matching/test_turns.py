@@ -15,7 +15,7 @@ from matching import exchange as exchange_module
 from matching import httphandlers, protocol, realtime
 from matching import server as server_module
 from matching.exchange import Batch
-from tests.matching.serving import Socket, Venue, run
+from tests.matching.serving import Socket, Venue, run, until
 
 ORDERS = 600
 PIECE = 8
@@ -155,6 +155,26 @@ def test_what_a_request_asks_by_http_comes_in_slices(tmp_path: Path, turns: Turn
         assert (answer["type"], len(answer["events"])) == ("answer", ORDERS)
         assert (await venue.query())["bids"] == []
         assert turns.end() <= MOST
+
+    run(tmp_path, scenario)
+
+
+def test_a_stop_waits_for_a_long_answer_by_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_module, "PIECE_ITEMS", 1)
+    monkeypatch.setattr(httphandlers, "SLICE_BYTES", 1)
+
+    async def scenario(venue: Venue) -> None:
+        (await with_many_orders(venue, 7)).hang_up()
+        await until(lambda: not venue.server.connections)
+        text = f"7:del intc all ts={venue.ts}"
+        asked = asyncio.create_task(venue.order(text, Accept="application/json"))
+        await until(lambda: venue.server.long_answers == 1)
+        venue.server.stop()
+        await venue.server.ended()
+        assert venue.server.long_answers == 0
+        assert len(json.loads((await asked).body)["events"]) == ORDERS
 
     run(tmp_path, scenario)
 
