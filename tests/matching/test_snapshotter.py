@@ -123,14 +123,19 @@ def test_a_server_that_stops_waits_for_a_snapshot_that_takes_its_time(
     assert " --last " in (tmp_path / "arguments").read_text()
 
 
-def test_a_server_that_is_told_twice_to_stop_waits_for_no_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def let_children_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child makes the file `begun`, and does not end by itself; nor is it given up."""
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 1000\n")
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(snapshotter, "STOP_CHILD_SECONDS", 1000.0)
+
+
+def test_a_server_that_is_told_twice_to_stop_waits_for_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_children_hang(tmp_path, monkeypatch)
 
     async def scenario(venue: Venue) -> None:
         await trade(venue, 2)
@@ -144,11 +149,7 @@ def test_a_server_that_is_told_twice_to_stop_waits_for_no_snapshot(
 def test_who_is_in_a_hurry_before_the_last_one_has_begun_waits_for_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "python"
-    program.write_text("#!/bin/sh\nexec sleep 1000\n")
-    program.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(snapshotter, "STOP_CHILD_SECONDS", 1000.0)
+    let_children_hang(tmp_path, monkeypatch)
 
     async def scenario(venue: Venue) -> None:
         await trade(venue, 2)
