@@ -100,9 +100,11 @@ class SimulatedThread(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Run at once what was given."""
+        """Run at once what was given; Crash if the process ends meanwhile."""
         while self._jobs:
             self._run_next()
+            if not self._is_alive():
+                raise Crash
 
     def _run_next(self) -> None:
         if not self._jobs or not self._is_alive():

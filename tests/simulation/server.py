@@ -93,9 +93,14 @@ class Server:
         await self.commit.idle()
         self.commit.seal()
         await self.commit.idle()
-        if self.is_alive:
-            with suppress(DiskFailed, Crash):  # it ends in any case
+        if not self.is_alive:
+            return
+        try:
+            with suppress(DiskFailed):  # it ends in any case
                 self.commit.close()
+        except Crash:
+            self._crash()
+        else:
             self.kill()
             self._on_ended("stopped")
 
@@ -112,8 +117,9 @@ class Server:
         self.commit.schedule()
 
     def _crash(self) -> None:
-        self.kill()
-        self._on_ended("crashed")
+        if self.is_alive:
+            self.kill()
+            self._on_ended("crashed")
 
     def _note_end(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled() or not self.is_alive:
