@@ -70,9 +70,9 @@ class Level:
 class BookSide:
     """The bids or the asks: price levels in order, the best always at hand.
 
-    A level's key is its price times `sign` (1, for asks −1), so that on both sides a greater key is
-    a better price: `_keys` has them in order, the best last. The book hands both sides its set of
-    changed keys.
+    A level is found by its price. Its key is that times `sign` (1, for asks −1), so that on both
+    sides a greater key is a better price: `_keys` has them in order, the best last. The book hands
+    both sides its set of changed keys.
     """
 
     __slots__ = ("_changed", "_keys", "_levels", "best", "sign")
@@ -95,12 +95,11 @@ class BookSide:
     def add(self, order: Order) -> None:
         """Rest a limit order behind all others at its price; an iceberg shows a full peak (R9)."""
         terms = order.terms
-        key = terms.price * self.sign
         try:
-            level = self._levels[key]
+            level = self._levels[terms.price]
         except KeyError:
             order.previous = None
-            level = self._add_level(key, order)
+            level = self._add_level(order)
         else:
             order.previous = last = level.last
             last.next = level.last = order
@@ -113,8 +112,9 @@ class BookSide:
         if not level.is_changed:
             self._note_change(level)
 
-    def _add_level(self, key: int, order: Order) -> Level:
-        level = self._levels[key] = Level(self, key, order)
+    def _add_level(self, order: Order) -> Level:
+        key = order.price * self.sign
+        level = self._levels[order.price] = Level(self, key, order)
         insort(self._keys, key)
         if self.best is None or key > self.best.key:
             self.best = level
@@ -154,10 +154,10 @@ class BookSide:
 
     def _remove_level(self, level: Level) -> None:
         keys = self._keys
-        del self._levels[level.key]
+        del self._levels[level.price]
         if level is self.best:
             keys.pop()
-            self.best = self._levels[keys[-1]] if keys else None
+            self.best = self._levels[abs(keys[-1])] if keys else None
         else:
             del keys[bisect_left(keys, level.key)]
 
@@ -237,7 +237,7 @@ class BookSide:
         self._changed.add(level.key)
 
     def level(self, price: int) -> Level | None:
-        return self._levels.get(price * self.sign)
+        return self._levels.get(price)
 
     def __len__(self) -> int:
         """The number of price levels."""
@@ -245,7 +245,7 @@ class BookSide:
 
     def __iter__(self) -> Iterator[Level]:
         """The levels, best first."""
-        return (self._levels[key] for key in reversed(self._keys))
+        return (self._levels[abs(key)] for key in reversed(self._keys))
 
     def quantities(self) -> Iterator[tuple[int, int]]:
         """(price, whole quantity, hidden parts too) of each level, best first."""
@@ -253,8 +253,9 @@ class BookSide:
 
     def check(self) -> None:
         """Assert that keys, levels, queues and totals agree."""
-        assert self._keys == sorted(self._levels), (self._keys, self._levels)
-        assert self.best is (self._levels[self._keys[-1]] if self._keys else None), self.best
+        keys = sorted(level.key for level in self._levels.values())
+        assert self._keys == keys, (self._keys, self._levels)
+        assert self.best is (self._levels[abs(keys[-1])] if keys else None), self.best
         for level in self:
             queue = list(level)
             state = (
@@ -265,7 +266,8 @@ class BookSide:
             assert level.quantity == sum(order.shown for order in queue), state
             assert level.hidden == sum(order.hidden for order in queue), state
             assert all(order.level is level and order.remaining > 0 for order in queue), state
-            assert all(order.price * self.sign == level.key for order in queue), state
+            assert level.price * self.sign == level.key, state
+            assert all(order.price == level.price for order in queue), state
             assert all(order.hidden >= 0 < order.shown for order in queue), state
             assert [order.previous for order in queue] == [None, *queue[:-1]], state
             assert level.last is queue[-1], state
