@@ -23,7 +23,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from matching import refusals
-from matching.account import USUAL_QUANTITY, Account, Order
+from matching.account import CANCELED, USUAL_QUANTITY, Account, Order
 from matching.admission import why_not_amend, why_not_enter, why_not_traded
 from matching.auction import Uncross, uncross_price
 from matching.book import BookSide, OrderBook
@@ -123,7 +123,8 @@ class Engine:
         self._generations: dict[int, int] = {}
         self._recent = RecentEntries()
         self._lowest, self._highest = _ANY_PRICE
-        self._is_ordinary = phase is _CONTINUOUS
+        self._unasked_price = 0
+        self._note_ordinary()
 
     def apply(self, command: Command, at: int) -> Sequence[Event]:
         """What the command causes, in order; one Rejected if the rules refuse it.
@@ -134,6 +135,8 @@ class Engine:
         if at < self.time:
             raise Broken(f"time went back from {self.time} to {at}")
         self.time = at
+        if type(command) is NewOrder:  # as most are
+            return self._enter(command)
         return _CARRY_OUT[type(command)](self, command)
 
     # Reading
@@ -188,22 +191,28 @@ class Engine:
     # Orders
 
     def _enter(self, command: NewOrder) -> Sequence[Event]:
+        owner = command.owner
         try:
-            account = self._accounts[command.owner]
+            account = self._accounts[owner]
         except KeyError:
-            account = self._open_account(command.owner)
-        if command.client_id:
-            known = self._ids.find(command.owner, command.client_id)
+            account = self._open_account(owner)
+        client_id = command.client_id
+        if client_id:
+            known = self._ids.find(owner, client_id)
             if known is not None:
                 return [_answer_again(known, self._ids.commands[known.oid], command)]
-        quantity, price = command.quantity, command.price
-        if not (
+        quantity = command.quantity
+        price = command.price
+        if (
             # Most orders are fine at one look; admission says the same of them, at length.
-            0 < quantity <= account.unasked
-            and price <= _USUAL_PRICE
-            and self._is_ordinary
-            and not (command.stop or command.post or command.peak)
-            and not (quantity % self.lot or price % self.tick)
+            price > self._unasked_price
+            or quantity > account.unasked
+            or not quantity
+            or quantity % self.lot
+            or price % self.tick
+            or command.stop
+            or command.post
+            or command.peak
         ):
             rejected = why_not_enter(self, command, account)
             if rejected is not None:
@@ -220,29 +229,34 @@ class Engine:
         order.terms = command
         order.open_quantity = quantity
         order.hidden = 0
-        order.canceled = False
-        order.level = None
-        recent, time = self._recent, self.time
-        recent.page.append(command.owner)
-        recent.page.append(time - recent.latest)
+        recent = self._recent
+        time = self.time
+        page = recent.page
+        page.append(owner)
+        page.append(time - recent.latest)
         recent.latest = time
         if oid >= recent.full_at:
             recent.turn(oid + 1)
-        if command.client_id:
+        if client_id:
             self._ids.remember(order)
         events: list[Event] = [Accepted(oid)]
         if command.stop:
+            order.level = None
             self._stops.add(order)
             return events
+        book = self.book
         if command.side is _BUY:
-            own, opposite = self.book.bids, self.book.asks
+            own = book.bids
+            opposite = book.asks
         else:
-            own, opposite = self.book.asks, self.book.bids
+            own = book.asks
+            opposite = book.bids
         if price and (command.tif is _GTC or command.tif is _DAY):
             best = opposite.best
             if best is None or best.key < price * opposite.sign or self.phase is _AUCTION:
                 own.add(order)
                 return events
+        order.level = None
         self._run(order, events)
         if self._stops.keys and len(events) > 1:
             self._run_stops(_prints(events), events)
@@ -266,7 +280,7 @@ class Engine:
             events.append(self._end(order, CancelReason.FOK))
             return
         self._match(order, opposite, limit, events)
-        if order.canceled:
+        if order.hidden == CANCELED:
             return
         if order.open_quantity == 0:
             self._close(order)
@@ -303,7 +317,7 @@ class Engine:
                 order.open_quantity = missing
                 self._prevent_self_trade(order, resting, events)
                 missing = order.open_quantity
-                if order.canceled:
+                if order.hidden == CANCELED:
                     break
                 continue
             price = level.price
@@ -501,13 +515,13 @@ class Engine:
 
     def _cancel(self, command: Cancel) -> Sequence[Event]:
         try:
-            order = self._accounts[command.owner].orders[command.oid]
+            order = self._accounts[command.owner].orders.pop(command.oid)
         except KeyError:
             named = self._named_by(command)
             if named is None:
                 return [refusals.not_found(command)]
-            order = named
-        return [self._end(order, command.reason)]
+            return [self._end(named, command.reason)]
+        return [self._cancel_order(order, command.reason)]
 
     def _named_by(self, command: Cancel | Amend) -> Order | None:
         """The owner's open order that the command names by oid or client id (R13, R14)."""
@@ -522,14 +536,18 @@ class Engine:
 
     def _end(self, order: Order, reason: CancelReason) -> Canceled:
         """Cancel what is open of an order, whether it rests, waits for its stop or is incoming."""
+        del order.account.orders[order.oid]
+        return self._cancel_order(order, reason)
+
+    def _cancel_order(self, order: Order, reason: CancelReason) -> Canceled:
+        """Cancel what is open of an order that has been taken from its owner's open ones."""
         level, account = order.level, order.account
         oid, quantity = order.oid, order.open_quantity
         if level is not None:
             level.side.remove(order)
         elif order.stop:
             self._stops.remove(order)
-        order.canceled = True
-        del account.orders[oid]
+        order.hidden = CANCELED
         if account.exposure is not None:
             account.exposure.change(order.side, -quantity)
         if oid < self._ids.oldest:
@@ -569,8 +587,9 @@ class Engine:
         events.append(PhaseChanged(phase))
 
     def _note_ordinary(self) -> None:
-        """Whether a plain order needs no look at phase and band."""
-        self._is_ordinary = self.phase is _CONTINUOUS and not self.settings["band"]
+        """Up to which price a plain order needs no look at phase, band or its worth; -1: none."""
+        is_ordinary = self.phase is _CONTINUOUS and not self.settings["band"]
+        self._unasked_price = _USUAL_PRICE if is_ordinary else -1
 
     def _uncross(self, events: list[Event]) -> None:
         """R10: trade what is crossed at one price, best with best."""
