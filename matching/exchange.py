@@ -895,7 +895,7 @@ class Exchange:
                 self._deliver(session.recipient, Reply(req, Answer()))
             return
         if not session.is_logged_in:
-            self._deliver(session.recipient, Reply(req, self._refusal(_LOGIN_FIRST, self._now())))
+            self._deliver(session.recipient, Reply(req, self._refusal(_login_first(), self._now())))
             return
         session.wants_orders = True
         self._watchers.setdefault(session.owner, {})[session] = None
@@ -1057,13 +1057,17 @@ _BUSY = Denied("busy", f"{QUEUE_LIMIT} commands wait already; try again later")
 _NO_SPACE = Rejected(
     "no_space", "the exchange's disk is nearly full: cancels work, new orders do not; try later"
 )
-_LOGIN_FIRST = Denied("bad_signature", "log in first: orders are told to their owner only")
+
+
+def _login_first() -> Denied:
+    """A new one for each: an error that is raised keeps whoever it was raised for."""
+    return Denied("bad_signature", "log in first: orders are told to their owner only")
 
 
 def _readable_owner(session: Session, asked: int | None) -> int | None:
     """Whose orders a session may read: its owner's; a venue session's are everybody's (None)."""
     if not session.is_logged_in:
-        raise _LOGIN_FIRST
+        raise _login_first()
     if session.venue:
         return asked
     if asked is not None and asked != session.owner:

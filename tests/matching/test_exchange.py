@@ -1,7 +1,9 @@
 """One product over a disk in memory: nothing leaves before it is durable; each gets theirs."""
 
+import gc
 import json
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -547,6 +549,20 @@ def test_strangers_are_told_of_no_orders() -> None:
     floor.commit()
     codes = [(message["req"], message["error"]["code"]) for message in person.take()]
     assert codes == [(1, "bad_signature"), (2, "bad_signature"), (3, "bad_signature")]
+
+
+def test_of_a_stranger_who_was_refused_and_has_left_nothing_is_kept() -> None:
+    floor = Floor()
+    person = floor.stranger()
+    floor.exchange.find(person.session, req=1, oid=1)
+    floor.exchange.open_orders(person.session, req=2)
+    floor.exchange.close_session(person.session)
+    floor.commit()
+    assert len(person.take()) == 2
+    gone = weakref.ref(person)
+    del person
+    gc.collect()
+    assert gone() is None
 
 
 def test_find_tells_of_ones_own_orders_also_finished_ones_and_says_up_to_where_it_looked() -> None:
