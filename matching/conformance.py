@@ -437,7 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return 0 if play_all(scenarios, command, seconds=options.seconds) else 1
     except BrokenPipeError:
-        raise
+        raise  # who reads what is printed has gone: no fault of the engine's
     except OSError as error:
         parser.error(f"the engine cannot be started: {error}")
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.database import DATABASES, drop_databases, make_database, make_var, o
 
 settings.register_profile("emte", deadline=None, print_blob=True)
 settings.load_profile("emte")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has started the tests in the background: those they start must hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LONG = ("end_to_end", "scripts", "simulation")
 """The folders whose tests are long: whole venues, and stories by the thousand."""
