@@ -26,6 +26,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, TypeVar
 
 from pydal import DAL as DAL  # exported: others name the type of what they hand on
@@ -235,13 +236,12 @@ def insert_many(
     """
     if not values:
         return
-    into = f"INSERT INTO {table} ({columns})"
     try:
         if _is_sqlite(db):
-            marks = ", ".join("?" for _ in columns.split(","))
-            _cursor(db).executemany(f"{into} VALUES ({marks}) {conflict}", values)
+            _insert_many_on_sqlite(_cursor(db), f"INTO {table} ({columns})", values, conflict)
         else:
             unnested, arrays = _unnested(values)
+            into = f"INSERT INTO {table} ({columns})"
             execute(db, f"{into} SELECT * FROM {unnested} {conflict}", *arrays)
     except db._adapter.driver.IntegrityError as error:
         raise Taken(table) from error
@@ -487,6 +487,28 @@ def _connection(db: DAL) -> Any:
     if connection is None:
         raise RuntimeError("pyDAL has no connection to the database")
     return connection
+
+
+def _insert_many_on_sqlite(
+    cursor: Any, into: str, values: Sequence[Sequence[Any]], conflict: str
+) -> None:
+    """As many rows a statement as its parameters allow, then the rest one by one.
+
+    OR FAIL: else SQLite would copy each page first, to undo the statement alone if it fails.
+    """
+    width = len(values[0])
+    row = f"({', '.join('?' * width)})"
+    at_once = _NUMBERS_A_STATEMENT // width
+    full = len(values) - len(values) % at_once
+    if full:
+        cursor.executemany(
+            f"INSERT OR FAIL {into} VALUES {', '.join([row] * at_once)} {conflict}",
+            (
+                list(chain.from_iterable(values[first : first + at_once]))
+                for first in range(0, full, at_once)
+            ),
+        )
+    cursor.executemany(f"INSERT OR FAIL {into} VALUES {row} {conflict}", values[full:])
 
 
 def _unnested(values: Sequence[Sequence[Any]]) -> tuple[str, list[str]]:

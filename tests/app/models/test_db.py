@@ -622,3 +622,33 @@ def test_text_comes_into_the_database_and_out_of_it_as_it_is(db: DAL) -> None:
         assert rows(db, "SELECT amount, reason FROM ledger ORDER BY id") == [
             (6, f"{text}!") for text in texts
         ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 224, 225, 226, 1000])
+def test_any_number_of_rows_is_inserted_in_their_order(db: DAL, count: int) -> None:
+    """SQLite takes 225 of them in one statement, with its 900 numbers."""
+    add_user(db, "alice")
+    values = [(1, number, "deposit", "T") for number in range(count)]
+    with transaction(db, write=True):
+        execute(db, "DELETE FROM ledger")
+        insert_many(db, "ledger", "owner, amount, reason, deposit", values)
+    with transaction(db):
+        stored = rows(db, "SELECT amount FROM ledger ORDER BY id")
+    assert stored == [(number,) for number in range(count)]
+
+
+@pytest.mark.parametrize("place", [0, 170, 359, 360, 399])
+def test_of_rows_of_which_one_is_taken_none_is_inserted(db: DAL, place: int) -> None:
+    """SQLite takes 180 of them in one statement, with its 900 numbers."""
+    columns = "ticker, lineage, owner, shares, cost"
+    with transaction(db, write=True):
+        insert_many(db, "position", columns, [("x", "y", place, 1, 1)])
+
+    def insert_them_all() -> None:
+        with transaction(db, write=True):
+            insert_many(db, "position", columns, [("x", "y", owner, 2, 2) for owner in range(400)])
+
+    with pytest.raises(database.Taken):
+        insert_them_all()
+    with transaction(db):
+        assert rows(db, "SELECT owner, shares FROM position") == [(place, 1)]
