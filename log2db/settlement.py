@@ -20,6 +20,8 @@ numbers here: those without an account have a position, and their cash is in it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
@@ -43,9 +45,11 @@ from matching.order import (
     ChangeSettings,
     NewOrder,
     Phase,
+    SelfTrade,
     SetPhase,
     Side,
     Status,
+    TimeInForce,
 )
 from matching.records import CommandRecord, Record
 
@@ -56,6 +60,11 @@ OPEN, PARTIALLY_FILLED, FILLED, CANCELED, PENDING_STOP = map(
     str, (Status.OPEN, Status.PARTIALLY_FILLED, Status.FILLED, Status.CANCELED, Status.PENDING_STOP)
 )
 """Statuses as plain text: SQLite takes that at once, and an Enum's only after a search."""
+
+_TEXT: dict[StrEnum, str] = {
+    member: str(member) for kind in (Side, TimeInForce, SelfTrade) for member in kind
+}
+"""The plain text of what an order's row says; str() takes longer than to look it up."""
 
 _ORDER_FIXED = (
     "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
@@ -138,15 +147,26 @@ class OrderRow(msgspec.Struct, gc=False):
         self.status = FILLED if self.filled >= self.quantity else PARTIALLY_FILLED
 
     def changes(self) -> tuple[object, ...]:
-        """What stands in the columns of _ORDER_CHANGES, and the row's id."""
-        return msgspec.structs.astuple(self)[:-1]
+        """What stands in the columns of _ORDER_CHANGES."""
+        return (
+            self.quantity,
+            self.price,
+            self.stop,
+            self.status,
+            self.filled,
+            self.reason,
+            self.triggered_on,
+            self.modified_on,
+        )
 
 
-class Holding(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Holding:
     """An owner's shares and their cost as the database has them, and the cash that is new to it.
 
     `cost` is what the shares held cost, or what those owed brought in; it is taken back in
-    proportion as they are sold or bought back.
+    proportion as they are sold or bought back. A slotted class: every trade changes two of them,
+    and a msgspec.Struct takes eight times as long to store a value.
 
     >>> holding = Holding(shares=10, cost=1000)
     >>> holding.trade(-4, 480); holding.shares, holding.cost, holding.new_cash
@@ -307,7 +327,8 @@ class _Fold:
     def take(self, record: Record, at: int) -> None:
         """Fold one record in; `at` is the time of this settlement."""
         body = record.body
-        self.place.time = max(self.place.time, record.time)
+        if record.time > self.place.time:  # a check has none
+            self.place.time = record.time
         match body:
             case Trade():
                 self._trade(record, body, at)
@@ -335,8 +356,8 @@ class _Fold:
 
     def write(self, db: DAL) -> None:
         """Write what was folded: each row once."""
-        new = [row.fixed + row.changes()[:-1] for row in self.orders.values() if not row.id]
-        changed = [row.changes() for row in self.orders.values() if row.id]
+        new = [row.fixed + row.changes() for row in self.orders.values() if not row.id]
+        changed = [(*row.changes(), row.id) for row in self.orders.values() if row.id]
         insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
         if update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed) != len(changed):
             raise Fenced("its orders' rows were made anew since they were read")
@@ -368,7 +389,8 @@ class _Fold:
     def _trade(self, record: Record, trade: Trade, at: int) -> None:
         value = trade.quantity * trade.price
         buyer_fee = seller_fee = 0
-        place = self.place
+        ticker, lineage = self.key
+        place, holdings = self.place, self.holdings
         place.last = trade.price
         if trade.taker is not None and (place.maker_fee or place.taker_fee):
             maker_fee, taker_fee = fee(value, place.maker_fee), fee(value, place.taker_fee)
@@ -376,17 +398,18 @@ class _Fold:
             buyer_fee, seller_fee = (
                 (taker_fee, maker_fee) if buyer_takes else (maker_fee, taker_fee)
             )
-            self.holdings[trade.buyer].pay(buyer_fee)
-            self.holdings[trade.seller].pay(seller_fee)
-            self.holdings[HOUSE].pay(-buyer_fee - seller_fee)
+            holdings[trade.buyer].pay(buyer_fee)
+            holdings[trade.seller].pay(seller_fee)
+            holdings[HOUSE].pay(-buyer_fee - seller_fee)
         if trade.buyer != trade.seller:  # who trades with himself has what he had
-            self.holdings[trade.buyer].trade(trade.quantity, -value)
-            self.holdings[trade.seller].trade(-trade.quantity, value)
+            holdings[trade.buyer].trade(trade.quantity, -value)
+            holdings[trade.seller].trade(-trade.quantity, value)
         self._changed(trade.buy_oid, record).fill(trade.quantity)
         self._changed(trade.sell_oid, record).fill(trade.quantity)
         self.matches.append(
             (
-                *self.key,
+                ticker,
+                lineage,
                 record.seq,
                 trade.tid,
                 trade.quantity,
@@ -395,7 +418,7 @@ class _Fold:
                 trade.seller,
                 trade.buy_oid,
                 trade.sell_oid,
-                "none" if trade.taker is None else str(trade.taker),
+                "none" if trade.taker is None else _TEXT[trade.taker],
                 buyer_fee,
                 seller_fee,
                 record.time,
@@ -404,6 +427,7 @@ class _Fold:
         )
 
     def _new_row(self, record: Record, oid: int, order: NewOrder) -> OrderRow:
+        ticker, lineage = self.key
         return OrderRow(
             order.quantity,
             order.price,
@@ -411,14 +435,15 @@ class _Fold:
             PENDING_STOP if order.stop else OPEN,
             modified_on=record.time,
             fixed=(
-                *self.key,
+                ticker,
+                lineage,
                 oid,
                 record.seq,
-                str(order.side),
+                _TEXT[order.side],
                 order.peak,
                 order.client_id,
-                str(order.tif),
-                str(order.stp),
+                _TEXT[order.tif],
+                _TEXT[order.stp],
                 "FT"[order.post],
                 "FT"[order.cod],
                 record.time,
