@@ -118,17 +118,21 @@ def command_lines(
     return lines
 
 
-def event_lines(record: CommandRecord, events: Sequence[Event]) -> list[str]:
-    """The lines of the events of a command that was read and carried out again, without time.
+def event_lines(command: Command, events: Sequence[Event], *, oid: int, stamp: str) -> list[str]:
+    """The lines of the events of a command that was read and carried out again, with its time.
 
     Its own line is then what `command_lines` would make of it, and needs no look: only one text is
     read as this record. ValueError if it is another that the events are of.
     """
-    command = record.command
-    told = _told_by_command(command, events, record.oid)
-    if type(command) is Amend and _amend_with_all_values(command, events[0]) != command:
-        raise ValueError(f"{command} led to {events[0]}")
-    return [_format_event(event) for event in events[told:]] if len(events) > told else []
+    if type(command) is NewOrder and type(events[0]) is Accepted and events[0].oid == oid:
+        told = 1  # as of most commands
+    else:
+        told = _told_by_command(command, events, oid)
+        if type(command) is Amend and _amend_with_all_values(command, events[0]) != command:
+            raise ValueError(f"{command} led to {events[0]}")
+    if len(events) == told:
+        return []
+    return [f"{stamp}: {_format_event(event)}" for event in events[told:]]
 
 
 _FIRST_EVENT: dict[type, type[Event]] = {
@@ -260,12 +264,12 @@ def _format_trade(trade: Trade) -> str:
     return (
         f"match {trade.quantity}@{_price(trade.price)}"
         f" from {trade.seller}({trade.sell_oid}) to {trade.buyer}({trade.buy_oid})"
-        f" t={trade.tid} k={trade.taker or 'none'}"
+        f" t={trade.tid} k=" + (trade.taker or "none")
     )
 
 
 def _format_canceled(canceled: Canceled) -> str:
-    return f"canceled [{canceled.oid}] {canceled.quantity} {canceled.reason}"
+    return f"canceled [{canceled.oid}] {canceled.quantity} " + canceled.reason
 
 
 def _format_decremented(decremented: Decremented) -> str:
@@ -291,7 +295,9 @@ def _price(price: int) -> str:
     return format_price(price) if price else "0"
 
 
-_NUMBER = "(?:0|[1-9][0-9]*)"
+NUMBER = "(?:0|[1-9][0-9]*)"
+"""A regular expression for a number as the journal writes it."""
+
 POSITIVE = "[1-9][0-9]*"
 """A regular expression for a number from 1 on, as the journal writes it."""
 
@@ -310,6 +316,19 @@ _OPTIONS = re.compile(
     rf"(?: stp=(maker|both|decrement|none))?( post)?(?: peak=({POSITIVE}))?( cod=1)?{_SIGNATURE}",
     re.ASCII,
 )
+# Orders and plain cancels are most of a journal. Many lines of them are taken apart at once, into
+# words whose form is looked at only where they are new.
+_TERMS = rf"({POSITIVE})@([0-9./]+)(| .+?)"
+ORDER = rf"\[({POSITIVE})\] ([0-9]+ (?:buy|sell)) {_TERMS}"
+"""A regular expression for what may be an order; its groups are for `order_of_words` to judge."""
+
+_USUAL = re.compile(
+    rf"\[({POSITIVE})\] ([0-9]+ (?:del$|(?:buy|sell)(?= )))(?: {_TERMS})?$",
+    re.ASCII | re.MULTILINE,
+)
+_LINES = re.compile(
+    rf"^(?:([0-9]+\.[0-9]{{6}}): (?:{_USUAL.pattern}|.*)|.*)", re.ASCII | re.MULTILINE
+)
 _AMEND = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) mod {_AMOUNT}{_SIGNATURE}", re.ASCII)
 _CANCEL = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) del{_WHY}{_SIGNATURE}", re.ASCII)
 _CANCEL_ALL = re.compile(rf"\[0\] ({_OWNER}) del all{_WHY}{_SIGNATURE}", re.ASCII)
@@ -319,12 +338,12 @@ _TRADE = re.compile(
     rf" to ({_OWNER})\(({POSITIVE})\) t=({POSITIVE}) k=(buy|sell|none)",
     re.ASCII,
 )
-_CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({_NUMBER}) ([a-z_]+)", re.ASCII)
+_CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({NUMBER}) ([a-z_]+)", re.ASCII)
 _TRIGGERED = re.compile(rf"triggered \[({POSITIVE})\]", re.ASCII)
 _DECREMENTED = re.compile(rf"decremented \[({POSITIVE})\] ({POSITIVE})", re.ASCII)
 _PHASE = re.compile("phase ([a-z]+)", re.ASCII)
 _EPOCH = re.compile(rf"epoch ({POSITIVE})", re.ASCII)
-_CHECK = re.compile(rf"check ({_NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
+_CHECK = re.compile(rf"check ({NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
 
 _SIDES: dict[str, Side] = {side.value: side for side in Side}
 _TIFS = {"": TimeInForce.GTC, **{tif.value: tif for tif in TimeInForce}}
@@ -350,33 +369,64 @@ def parse_body(text: str, *, ticker: str) -> Body:
 
 def parse_command(text: str, *, ticker: str) -> CommandRecord:
     """The record of a line that begins with `[oid]`; ValueError if it has no known form."""
-    words = text.split(" ", 4)
+    usual = _USUAL.fullmatch(text)
+    if usual is not None:
+        number, acting, quantity, prices, options = usual.groups()
+        if quantity is None:
+            return CommandRecord(*cancel_of_words(number, acting, ticker))
+        return CommandRecord(*order_of_words(number, acting, quantity, prices, options, ticker))
     try:
-        verb = words[2]
-        if verb in _SIDES:
-            return _parse_order(words, ticker)
-        if verb == "del" and len(words) == 3:
-            oid = _parse_oid(words[0])
-            return CommandRecord(oid, Cancel(ticker=ticker, owner=_parse_owner(words[1]), oid=oid))
         record = _parse_other(text, ticker)
-    except (ValueError, IndexError):
+    except ValueError:
         record = None
     if record is None:
         raise ValueError(f"no known form of command: {text!r}")
     return record
 
 
-def _parse_order(words: Sequence[str], ticker: str) -> CommandRecord:
-    oid = _parse_oid(words[0])
-    quantity, _, prices = words[3].partition("@")
-    price, stop = _parse_prices(prices)
-    options = _parse_options(words[4]) if len(words) > 4 else _NO_OPTIONS
-    client_id, tif, stp, post, peak, cod, signature = options
+def usual_words(lines: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
+    """Of each line its time and, where it is an order or a plain cancel, its words.
+
+    These are for `order_of_words`, or where there is no quantity for `cancel_of_words`. What a line
+    has not is empty.
+    """
+    return _LINES.findall("\n".join(lines)) if lines else []
+
+
+def cancel_of_words(number: str, acting: str, ticker: str) -> tuple[int, Cancel, str]:
+    """Oid, command and signature of a cancel by the user; ValueError.
+
+    `acting` is `OWNER del`.
+    """
+    try:
+        owner = _parse_owner(acting[: -len(" del")])
+    except ValueError as error:
+        raise ValueError(f"no known form of command: {f'[{number}] {acting}'!r}") from error
+    oid = int(number)
+    return oid, Cancel(ticker=ticker, owner=owner, oid=oid), ""
+
+
+def order_of_words(
+    number: str, acting: str, quantity: str, prices: str, options: str, ticker: str
+) -> tuple[int, NewOrder, str]:
+    """Oid, command and signature of an order, by the groups of ORDER; ValueError.
+
+    `acting` is `OWNER buy` or `OWNER sell`, `prices` are `PRICE/STOP`.
+    """
+    try:
+        owner, side = _parse_acting(acting)
+        price, stop = _parse_prices(prices)
+        client_id, tif, stp, post, peak, cod, signature = (
+            _parse_options(options) if options else _NO_OPTIONS
+        )
+    except ValueError as error:
+        text = f"[{number}] {acting} {quantity}@{prices}{options}"
+        raise ValueError(f"no known form of command: {text!r}") from error
     order = NewOrder(
         ticker=ticker,
-        owner=_parse_owner(words[1]),
-        side=_SIDES[words[2]],
-        quantity=_parse_quantity(quantity),
+        owner=owner,
+        side=side,
+        quantity=_number(quantity),
         price=price,
         stop=stop,
         client_id=client_id,
@@ -386,7 +436,7 @@ def _parse_order(words: Sequence[str], ticker: str) -> CommandRecord:
         peak=peak,
         cod=cod,
     )
-    return CommandRecord(oid, order, signature)
+    return int(number), order, signature
 
 
 _Options = tuple[str, TimeInForce, SelfTrade, bool, int, bool, str]
@@ -395,7 +445,7 @@ _NO_OPTIONS: _Options = ("", TimeInForce.GTC, SelfTrade.TAKER, False, 0, False, 
 
 def _parse_options(text: str) -> _Options:
     """From client id to signature, as an order's line has them; ValueError."""
-    match = _OPTIONS.fullmatch(f" {text}")
+    match = _OPTIONS.fullmatch(text)
     if match is None:
         raise ValueError(f"no options of an order: {text!r}")
     client_id, tif, stp, post, peak, cod, signature = match.groups("")
@@ -437,15 +487,21 @@ def _parse_other(text: str, ticker: str) -> CommandRecord | None:
     return _parse_venue_command(match, ticker) if match is not None else None
 
 
-def _parse_oid(word: str) -> int:
-    """`[OID]` of one order; ValueError."""
-    oid = int(word[1:-1])
-    if oid < 1 or word != f"[{oid}]":
-        raise ValueError(f"no number of an order: {word!r}")
-    return oid
-
-
 # What was read before need not be read again: owners, seconds, and many quantities and prices.
+
+
+@lru_cache(maxsize=65_536)
+def _parse_acting(text: str) -> tuple[int, Side]:
+    """`OWNER buy` or `OWNER sell`; ValueError."""
+    owner, _, side = text.partition(" ")
+    return _parse_owner(owner), Side(side)
+
+
+@lru_cache(maxsize=65_536)
+def _parse_owner(text: str) -> int:
+    if len(text) > _OWNER_DIGITS:
+        raise ValueError(f"no owner: {text!r}")
+    return _parse_number(text)
 
 
 @lru_cache(maxsize=65_536)
@@ -474,18 +530,9 @@ def _parse_number(text: str) -> int:
 
 
 @lru_cache(maxsize=65_536)
-def _parse_quantity(text: str) -> int:
-    quantity = _parse_number(text)
-    if quantity == 0:
-        raise ValueError("no quantity")
-    return quantity
-
-
-@lru_cache(maxsize=65_536)
-def _parse_owner(text: str) -> int:
-    if len(text) > _OWNER_DIGITS:
-        raise ValueError(f"no owner: {text!r}")
-    return _parse_number(text)
+def _number(text: str) -> int:
+    """Of a text that is known to have the form of one."""
+    return int(text)
 
 
 def _parse_why(why: str | None) -> CancelReason:

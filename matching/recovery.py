@@ -58,18 +58,21 @@ from matching.journal import (
     settled_path,
     torn_path,
 )
-from matching.order import Cancel, CancelReason, format_price
+from matching.order import Cancel, CancelReason, Command, format_price
 from matching.ports import Dice, Disk, File, Source
 from matching.records import (
     Check,
     CommandRecord,
     Epoch,
     Tick,
+    cancel_of_words,
     event_lines,
     format_time,
+    order_of_words,
     parse_command,
     parse_line,
     parse_time,
+    usual_words,
 )
 from matching.snapshot import (
     NotASnapshot,
@@ -495,40 +498,46 @@ class Replay:
 
     def take(self, batch: Batch) -> None:
         """Replay one batch. JournalDamaged if the engine decides otherwise than it says."""
-        index = 0
-        while index < len(batch.lines):
-            try:
-                index += self._take_record(batch, index)
-            except ValueError as error:
-                raise JournalDamaged(batch.line_offset(index), str(error)) from error
+        lines, engine, ticker = batch.lines, self.engine, self._header.ticker
+        index = decided_to = 0
+        command: Command
+        try:
+            for index, (stamp, number, acting, quantity, prices, options) in enumerate(
+                usual_words(lines)
+            ):
+                if index < decided_to:
+                    continue  # an event that is compared already
+                if stamp != self._stamp and stamp:
+                    self._go_on_to(stamp)
+                if quantity:
+                    oid, command, signature = order_of_words(
+                        number, acting, quantity, prices, options, ticker
+                    )
+                elif number:
+                    oid, command, signature = cancel_of_words(number, acting, ticker)
+                elif stamp and lines[index].startswith("[", len(stamp) + 2):
+                    record = parse_command(lines[index][len(stamp) + 2 :], ticker=ticker)
+                    oid, command, signature = record.oid, record.command, record.signature_prefix
+                else:
+                    self._take_without_command(lines[index])
+                    continue
+                tid = engine.next_tid
+                events = engine.apply(command, self.time)
+                decided = event_lines(command, events, oid=oid, stamp=stamp)
+                if signature:
+                    self._remember(CommandRecord(oid, command, signature), batch.first_seq + index)
+                if decided:
+                    decided_to = index + 1 + len(decided)
+                    if lines[index + 1 : decided_to] != decided:
+                        raise _difference(batch, index + 1, decided)
+                    if engine.next_tid != tid:
+                        self._note_trades(
+                            events[-len(decided) :], first_seq=batch.first_seq + index + 1
+                        )
+        except ValueError as error:
+            raise JournalDamaged(batch.line_offset(index), str(error)) from error
         if batch.last_seq in self._checked:
             self._digests[batch.last_seq] = state_digest(self.state())
-
-    def _take_record(self, batch: Batch, index: int) -> int:
-        """Replay the record at `index`; how many lines it and its events are."""
-        line = batch.lines[index]
-        stamp, separator, text = line.partition(": ")
-        if separator and stamp != self._stamp:
-            self._go_on_to(stamp)
-        if not text.startswith("["):
-            self._take_without_command(line)
-            return 1
-        record = parse_command(text, ticker=self._header.ticker)
-        engine = self.engine
-        tid = engine.next_tid
-        events = engine.apply(record.command, self.time)
-        caused = event_lines(record, events)
-        if record.signature_prefix:
-            self._remember(record, batch.first_seq + index)
-        if not caused:
-            return 1
-        index += 1
-        decided = [f"{stamp}: {each}" for each in caused]
-        if batch.lines[index : index + len(decided)] != decided:
-            raise _difference(batch, index, decided)
-        if engine.next_tid != tid:
-            self._note_trades(events[-len(decided) :], first_seq=batch.first_seq + index)
-        return 1 + len(decided)
 
     def _note_trades(self, events: Sequence[Event], *, first_seq: int) -> None:
         for seq, event in enumerate(events, start=first_seq):

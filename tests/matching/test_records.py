@@ -1,5 +1,6 @@
 """The journal's lines: each record as text and back (PROTOCOL §5)."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -42,13 +43,16 @@ from matching.records import (
     CommandRecord,
     Epoch,
     Tick,
+    cancel_of_words,
     command_lines,
     event_lines,
     format_body,
     format_time,
+    order_of_words,
     parse_body,
     parse_line,
     parse_time,
+    usual_words,
 )
 from tests.matching.decided import T0, events_of, order
 from tests.matching.small_server import parse
@@ -371,6 +375,39 @@ def test_a_record_is_read_from_the_text_that_is_written_of_it_and_from_no_other(
     assert format_body(body) == altered
 
 
+@given(st.lists(st.tuples(_some_lines, _pieces, st.integers(0, 60), st.booleans()), max_size=5))
+def test_lines_read_at_once_say_what_they_say_one_by_one(
+    altered: list[tuple[str, str, int, bool]],
+) -> None:
+    lines = []
+    for text, piece, place, is_altered in altered:
+        line = f"1700000000.020000: {text}"
+        lines.append(line[:place] + piece + line[place + 1 :] if is_altered else line)
+    words = usual_words(lines)
+    assert len(words) == len(lines)
+    for line, (stamp, number, acting, quantity, prices, options) in zip(lines, words, strict=True):
+        try:
+            time, body = parse_line(line, ticker="intc")
+        except ValueError as error:
+            if quantity:
+                with pytest.raises(ValueError, match=re.escape(str(error))):
+                    order_of_words(number, acting, quantity, prices, options, "intc")
+            else:
+                assert not number
+            continue
+        if quantity:
+            record = CommandRecord(
+                *order_of_words(number, acting, quantity, prices, options, "intc")
+            )
+        elif number:
+            record = CommandRecord(*cancel_of_words(number, acting, "intc"))
+        else:
+            assert not (isinstance(body, CommandRecord) and isinstance(body.command, NewOrder))
+            assert not re.fullmatch(r"[0-9.]+: \[[0-9]+\] [0-9]+ del", line)
+            continue
+        assert (parse_time(stamp), record) == (time, body)
+
+
 @given(st.text("0123456789._+- \u0663", max_size=12) | st.integers(0, 10**17).map(format_time))
 def test_a_time_is_read_from_the_text_that_is_written_of_it_and_from_no_other(text: str) -> None:
     try:
@@ -412,9 +449,9 @@ def test_what_a_command_that_was_read_causes_has_the_lines_that_were_written() -
     written = lines(command, events, oid=2)
     record = parse_body(written[0], ticker="intc")
     assert isinstance(record, CommandRecord)
-    assert (
-        event_lines(record, events) == written[1:] == ["match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
-    )
+    assert written[1:] == ["match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
+    caused = event_lines(record.command, events, oid=record.oid, stamp="7.000001")
+    assert caused == ["7.000001: match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
 
 
 @pytest.mark.parametrize(
@@ -435,4 +472,4 @@ def test_events_that_are_not_those_of_the_command_have_no_lines(
     record = parse_body(line, ticker="intc")
     assert isinstance(record, CommandRecord)
     with pytest.raises(ValueError, match=r"was not carried out|is not the one|led to"):
-        event_lines(record, events)
+        event_lines(record.command, events, oid=record.oid, stamp="7.000001")
