@@ -77,9 +77,12 @@ from matching.order import (
 )
 from matching.ports import Disk, File, Source
 from matching.records import (
+    NUMBER,
+    ORDER,
     CommandRecord,
     format_body,
     format_time,
+    order_of_words,
     parse_command,
     parse_line,
     parse_time,
@@ -189,7 +192,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     def restore(self, header: Header) -> State:
         """The state, of a journal with that header. NotASnapshot if its lines say none."""
         try:
-            return restore(self.lines(), header)
+            return restore((self.state + self.records).decode("ascii"), header)
         except (ValueError, KeyError) as error:
             raise NotASnapshot(f"its lines say no state: {error!r}") from error
 
@@ -348,16 +351,14 @@ def _record(time: int, body: Trade | CommandRecord) -> str:
     return f"{format_time(time)}: {format_body(body)}"
 
 
-def restore(lines: Iterable[str], header: Header) -> State:
+def restore(text: str, header: Header) -> State:
     """The state that such lines say; ValueError or KeyError if they say none."""
-    told: dict[str, list[str]] = {kind: [] for kind in _KINDS}
-    for line in lines:
-        kind, _, rest = line.partition(" ")
-        told[kind].append(rest)
+    runs = _runs(text)
+    told = {kind: _rests(runs[kind]) for kind in _KINDS if kind not in _QUEUES}
     (time,) = told["time"]
     (starts,) = told["starts"]
     return State(
-        engine=_build_engine(told, header, parse_time(time)),
+        engine=_build_engine(told, runs, header, parse_time(time)),
         time=parse_time(time),
         starts=int(starts),
         trades=sorted(
@@ -371,11 +372,35 @@ def restore(lines: Iterable[str], header: Header) -> State:
     )
 
 
+_QUEUES = ("bid", "ask", "stop-buy", "stop-sell")
 _KINDS = (
-    *("ask", "bid", "stop-buy", "stop-sell", "id", "position", "rate"),
+    *(*_QUEUES, "id", "position", "rate"),
     *("breaker", "last", "next", "phase", "time", "starts"),
     *("key", "limit", "setting", "seen", "trade"),
 )
+
+
+def _runs(text: str) -> dict[str, list[str]]:
+    """The lines by their kind, in runs of some that follow each other: a text each."""
+    runs: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    end = 0
+    for run in _RUN.finditer(text):
+        if run.start() != end:
+            break
+        runs[run[1]].append(run[0])
+        end = run.end()
+    if end != len(text):
+        raise ValueError(f"no line of a state: {text[end:].partition(chr(10))[0]!r}")
+    return runs
+
+
+_RUN = re.compile(r"([a-z-]+) .*\n(?:\1 .*\n){0,999}")
+"""Some lines of one kind. No more: those of a whole book, taken apart, would need much memory."""
+
+
+def _rests(runs: list[str]) -> list[str]:
+    """The lines without their kind."""
+    return [line.partition(" ")[2] for run in runs for line in run.splitlines()]
 
 
 def _past_trade(text: str, ticker: str) -> PastTrade:
@@ -456,7 +481,9 @@ def _what_became(order: Order, entered: NewOrder) -> str:
     return f"{now} filled={order.filled}{' canceled' if order.canceled else ''}"
 
 
-def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engine:
+def _build_engine(
+    told: dict[str, list[str]], runs: dict[str, list[str]], header: Header, time: int
+) -> Engine:
     (phase,) = told["phase"]
     (last,) = told["last"]
     (breaker,) = told["breaker"]
@@ -487,7 +514,7 @@ def _build_engine(told: dict[str, list[str]], header: Header, time: int) -> Engi
         owner, shares = text.split(" ")
         _account(engine, int(owner)).position = int(shares)
     _add_rates(engine, told["rate"])
-    _add_ids(engine, told["id"], _add_orders(engine, told))
+    _add_ids(engine, told["id"], _add_orders(engine, runs))
     return engine
 
 
@@ -507,41 +534,48 @@ def _add_rates(engine: Engine, texts: Iterable[str]) -> None:
                 exposure.note_entry(entry)
 
 
-def _add_orders(engine: Engine, told: dict[str, list[str]]) -> dict[str, Order]:
+def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
     """Put the open orders in their places; those with a client id by what the lines say of them."""
     named: dict[str, Order] = {}
-    for kind, side in (("bid", engine.book.bids), ("ask", engine.book.asks)):
-        for text in sorted(told[kind]):
-            order, hidden = _open_order(engine, text, named)
-            _rest(side, order, hidden)
-    for kind in ("stop-buy", "stop-sell"):
-        for text in sorted(told[kind]):
-            order, _ = _open_order(engine, text, named)
-            engine._stops.add(order)
-    for account in engine._accounts.values():
-        account.orders = {oid: account.orders[oid] for oid in sorted(account.orders)}
+    ticker, accounts, book, stops = engine.ticker, engine._accounts, engine.book, engine._stops
+    for kind, add in (
+        ("bid", book.bids.add),
+        ("ask", book.asks.add),
+        ("stop-buy", stops.add),
+        ("stop-sell", stops.add),
+    ):
+        for run in runs[kind]:
+            for _, number, acting, quantity, prices, options, filled, hidden in _queue(run):
+                oid, command, _ = order_of_words(number, acting, quantity, prices, options, ticker)
+                account = accounts.get(command.owner) or engine._open_account(command.owner)
+                order = account.open(oid, command)
+                if filled != "0":
+                    order.open_quantity -= int(filled)
+                if account.exposure is not None:
+                    account.exposure.change(command.side, order.open_quantity)
+                add(order)
+                if options or hidden != "0":
+                    _hide(order, int(hidden))
+                    if order.client_id:
+                        named[f"[{number}] {acting} {quantity}@{prices}{options}"] = order
+    for account in accounts.values():  # whose orders are in oid order
+        oids = sorted(account.orders)
+        account.orders = dict(zip(oids, map(account.orders.__getitem__, oids), strict=True))
     return named
 
 
-def _open_order(engine: Engine, text: str, named: dict[str, Order]) -> tuple[Order, int]:
-    """The order that an open one's line says, and its hidden quantity; ValueError if it is none.
-
-    One with a client id is added to `named`.
-    """
-    line, filled, hidden = text.rsplit(" ", 2)
-    _, _, terms = line.partition(" ")
-    oid, command = _parse_order(engine, terms)
-    account = _account(engine, command.owner)
-    order = account.open(oid, command)
-    order.open_quantity -= int(filled[_FILLED_SIZE:])
-    account.change_open(command.side, order.open_quantity)
-    if command.client_id:
-        named[terms] = order
-    return order, int(hidden[_HIDDEN_SIZE:])
+def _queue(run: str) -> list[tuple[str, ...]]:
+    """The words of lines of orders in their places; ValueError if they are none."""
+    queue = _QUEUED.findall(run)
+    if len(queue) != run.count("\n") or queue != sorted(queue):
+        first, _, _ = run.partition("\n")
+        raise ValueError(f"not all are orders in their places, from {first!r} on")
+    return queue
 
 
-_FILLED_SIZE = len("filled=")
-_HIDDEN_SIZE = len("hidden=")
+_QUEUED = re.compile(
+    rf"^[a-z-]+ ([0-9]{{9,}}) {ORDER} filled=({NUMBER}) hidden=({NUMBER})$", re.ASCII | re.MULTILINE
+)
 
 
 def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
@@ -551,9 +585,8 @@ def _parse_order(engine: Engine, terms: str) -> tuple[int, NewOrder]:
     return record.oid, record.command
 
 
-def _rest(side: BookSide, order: Order, hidden: int) -> None:
-    """Put an order behind all others at its price, with so much of it hidden."""
-    side.add(order)
+def _hide(order: Order, hidden: int) -> None:
+    """Let so much be hidden of an order that has just been added, and so shows a full peak."""
     if order.hidden == hidden:
         return
     level = order.level

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from matching import clientids, recovery
+from matching.account import Order
 from matching.disk import SystemDisk
 from matching.engine import Engine
 from matching.events import Duplicate, Rejected
@@ -73,7 +74,7 @@ def state_of(engine: Engine, time: int) -> State:
 def taken_and_restored(engine: Engine, time: int) -> Engine:
     """What comes back from a snapshot of an engine, whose lines must be the same."""
     state = state_of(engine, time)
-    restored = restore(all_lines(state), HEADER)
+    restored = restore(text_of(all_lines(state)), HEADER)
     assert all_lines(restored) == all_lines(state)
     restored.engine.check()
     return restored.engine
@@ -81,6 +82,10 @@ def taken_and_restored(engine: Engine, time: int) -> Engine:
 
 def all_lines(state: State) -> list[str]:
     return [*state_lines(state), *record_lines(state)]
+
+
+def text_of(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 @settings(
@@ -168,7 +173,7 @@ def test_any_number_of_snapshots_changes_nothing(
             lines = all_lines(state_of(often, time))
             assert lines == all_lines(state_of(alone, time))
             kinds.update(line.partition(" ")[0] for line in lines)
-            often = restore(lines, header).engine
+            often = restore(text_of(lines), header).engine
             often.check()
     assert carried_out > 500
     assert kinds >= {"ask", "bid", "stop-buy", "stop-sell", "id", "position", "rate", "key"}
@@ -231,6 +236,28 @@ def test_what_no_rate_can_count_any_more_is_not_part_of_the_state() -> None:
     assert rates(2_000_000) == []
 
 
+def test_a_book_of_any_size_comes_back_with_every_order_in_its_place() -> None:
+    """Among thousands of plain orders also such as say more of themselves."""
+    rng = random.Random(1)
+    engine = Engine("intc")
+    time = 1_700_000_000_000_000
+    for number in range(5_000):
+        side, price = rng.choice((("buy", 90), ("sell", 110)))
+        text = f"{rng.randint(0, 9)}:{side} intc {rng.randint(1, 99)}@{price + rng.randint(-5, 5)}"
+        text += rng.choice((*[""] * 20, f" id=c{number}", " tif=day peak=7", " stp=none"))
+        engine.apply(parse(text), time)
+    for number in range(100):
+        engine.apply(parse(f"8:{rng.choice(('buy', 'sell'))} intc {number + 1}"), time)
+    restored = taken_and_restored(engine, time)
+    assert [vars_of(order) for order in restored.open_orders()] == [
+        vars_of(order) for order in engine.open_orders()
+    ]
+
+
+def vars_of(order: Order) -> tuple[object, ...]:
+    return order.oid, order.owner, order.terms, order.open_quantity, order.hidden
+
+
 # -- the file
 
 
@@ -285,6 +312,19 @@ def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
         ["phase continuous", "phase continuous"],
         ["wish 7"],
         ["bid 000000001 [1] 1 sell of something"],
+        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=0"],
+        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=00 hidden=0"],
+        ["bid 000000009 [9] 1 buy 5@99.0/0 filled=0 hidden=0"],
+        ["bid 000000009 [9] 1 buy 5@0.00/0 filled=0 hidden=0"],
+        ["bid 000000009 [09] 1 buy 5@99.00/0 filled=0 hidden=0"],
+        ["bid 000000009 [9] 1 buy 5@99.00/0 id= filled=0 hidden=0"],
+        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=0 hidden=0 "],
+        ["bid 9 [9] 1 buy 5@99.00/0 filled=0 hidden=0"],
+        [
+            "bid 000000009 [9] 1 buy 5@99.00/0 filled=0 hidden=0",
+            "bid 000000008 [8] 1 buy 5@99.00/0 filled=0 hidden=0",
+        ],
+        [""],
         ["id [9] 1 buy 5@99.00/0 id=a"],
         ["seen 4 1.000000: tick"],
     ],
