@@ -83,6 +83,7 @@ from matching.snapshot import (
     aside_path,
     follows,
     kept_snapshots,
+    orders_of_sessions,
     read_snapshot,
     record_lines,
     snapshot_paths,
@@ -605,8 +606,7 @@ class Replay:
                 oid=order.oid,
                 reason=CancelReason.DISCONNECT,
             )
-            for order in self.engine.open_orders()
-            if order.cod
+            for order in orders_of_sessions(self.engine)
         ]
 
 
