@@ -51,8 +51,8 @@ class Order:
         "terms",
     )
 
-    # `Account.open` gives them their values: CPython 3.11 creates an object without an __init__ in
-    # half the time.
+    # Whoever makes one gives it its values, as `Account.open` does: CPython 3.11 creates an object
+    # without an __init__ in half the time.
     account: "Account"
     hidden: int
     level: "Level | None"
@@ -121,10 +121,6 @@ class Order:
     @property
     def canceled(self) -> bool:
         return self.hidden == CANCELED
-
-    @canceled.setter
-    def canceled(self, canceled: bool) -> None:
-        self.hidden = CANCELED if canceled else 0
 
     @property
     def shown(self) -> int:
@@ -196,7 +192,7 @@ class Account:
     def limit(self, limits: Limits, entries: Iterable[int] = ()) -> None:
         """These are in force from now on; `entries` are the owner's of the last second."""
         self.limits = limits
-        self.unasked = 0 if limits.is_more else min(limits.max_quantity, USUAL_QUANTITY)
+        self.unasked = _unasked(limits)
         if not limits.is_more:
             self.exposure = None
         elif self.exposure is None:
@@ -210,6 +206,7 @@ class Account:
     def check(self) -> None:
         """Assert that the index agrees with the orders, and the exposure with both."""
         assert (self.exposure is not None) == self.limits.is_more, (self.owner, self.limits)
+        assert self.unasked == _unasked(self.limits), (self.owner, self.unasked, self.limits)
         if self.exposure is not None:
             self.exposure.check(self.orders.values())
         assert list(self.orders) == sorted(self.orders), f"owner {self.owner}: not in oid order"
@@ -217,6 +214,10 @@ class Account:
             assert order.oid == oid, f"{order!r} as #{oid}"
             assert order.account is self, f"{order!r} among those of {self.owner}"
             assert 0 < order.remaining <= order.quantity, f"{order!r}"
+
+
+def _unasked(limits: Limits) -> int:
+    return 0 if limits.is_more else min(limits.max_quantity, USUAL_QUANTITY)
 
 
 class Exposure:

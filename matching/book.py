@@ -70,9 +70,9 @@ class Level:
 class BookSide:
     """The bids or the asks: price levels in order, the best always at hand.
 
-    A level is found by its price. Its key is that times `sign` (1, for asks −1), so that on both
-    sides a greater key is a better price: `_keys` has them in order, the best last. The book hands
-    both sides its set of changed keys.
+    A level is found by its price, above 0. Its key is that times `sign` (1, for asks −1), so that
+    on both sides a greater key is a better price: `_keys` has them in order, the best last. The
+    book hands both sides its set of changed keys.
     """
 
     __slots__ = ("_changed", "_keys", "_levels", "best", "sign")
@@ -253,6 +253,7 @@ class BookSide:
 
     def check(self) -> None:
         """Assert that keys, levels, queues and totals agree."""
+        assert all(level.price == price for price, level in self._levels.items()), self._levels
         keys = sorted(level.key for level in self._levels.values())
         assert self._keys == keys, (self._keys, self._levels)
         assert self.best is (self._levels[abs(keys[-1])] if keys else None), self.best
@@ -265,7 +266,7 @@ class BookSide:
             assert level.count == len(queue) > 0, state
             assert level.quantity == sum(order.shown for order in queue), state
             assert level.hidden == sum(order.hidden for order in queue), state
-            assert all(order.level is level and order.remaining > 0 for order in queue), state
+            assert all(order.level is level for order in queue), state
             assert level.price * self.sign == level.key, state
             assert all(order.price == level.price for order in queue), state
             assert all(order.hidden >= 0 < order.shown for order in queue), state

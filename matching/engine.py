@@ -123,8 +123,7 @@ class Engine:
         self._generations: dict[int, int] = {}
         self._recent = RecentEntries()
         self._lowest, self._highest = _ANY_PRICE
-        self._unasked_price = 0
-        self._note_ordinary()
+        self._unasked_price = self._plain_up_to()
 
     def apply(self, command: Command, at: int) -> Sequence[Event]:
         """What the command causes, in order; one Rejected if the rules refuse it.
@@ -203,8 +202,8 @@ class Engine:
                 return [_answer_again(known, self._ids.commands[known.oid], command)]
         quantity = command.quantity
         price = command.price
+        # Most orders are fine at one look; admission says the same of them, at length.
         if (
-            # Most orders are fine at one look; admission says the same of them, at length.
             price > self._unasked_price
             or quantity > account.unasked
             or not quantity
@@ -223,6 +222,7 @@ class Engine:
         oid = self.next_oid
         self.next_oid = oid + 1
         # `account.open` and `recent.note`, written out: the calls took a tenth of all instructions.
+        # Its level is set by whoever places it.
         order = account.orders[oid] = Order()
         order.oid = oid
         order.account = account
@@ -583,13 +583,13 @@ class Engine:
 
     def _change_phase(self, phase: Phase, events: list[Event]) -> None:
         self.phase = phase
-        self._note_ordinary()
+        self._unasked_price = self._plain_up_to()
         events.append(PhaseChanged(phase))
 
-    def _note_ordinary(self) -> None:
+    def _plain_up_to(self) -> int:
         """Up to which price a plain order needs no look at phase, band or its worth; -1: none."""
         is_ordinary = self.phase is _CONTINUOUS and not self.settings["band"]
-        self._unasked_price = _USUAL_PRICE if is_ordinary else -1
+        return _USUAL_PRICE if is_ordinary else -1
 
     def _uncross(self, events: list[Event]) -> None:
         """R10: trade what is crossed at one price, best with best."""
@@ -630,7 +630,7 @@ class Engine:
         except BadSetting as error:
             return [Rejected("invalid_setting", str(error))]
         self.settings.update(settings)
-        self._note_ordinary()
+        self._unasked_price = self._plain_up_to()
         self._set_breaker_reference(self.breaker_reference)
         return [SettingChanged(name, value) for name, value in settings.items()]
 
@@ -680,6 +680,7 @@ class Engine:
                 assert order.tif in (TimeInForce.GTC, TimeInForce.DAY), f"{order!r} rests"
             else:
                 assert order.open_quantity == order.quantity, f"{order!r} waits"
+                assert order.hidden == 0, f"{order!r} waits"
             if order.client_id:
                 assert self.find(order.owner, order.client_id) is order, f"{order!r} has no id"
         queued = sum(level.count for side in Side for level in self.book.side(side))
@@ -688,12 +689,16 @@ class Engine:
         assert sum(positions.values()) == 0, f"shares are not conserved: {positions}"
         printable = self._may_print(self.breaker_reference)
         assert (self._lowest, self._highest) == printable, (self._lowest, self._highest)
+        assert self._unasked_price == self._plain_up_to(), self._unasked_price
         self._ids.check()
+        for order in self._ids.by_oid.values():
+            is_open = order.account.orders.get(order.oid) is order
+            assert is_open == (order.remaining > 0), f"{order!r} is remembered"
         self._recent.check()
 
 
+# All but the new orders, which `apply` looks at first.
 _CARRY_OUT: dict[type[Command], Callable[[Engine, Any], Sequence[Event]]] = {
-    NewOrder: Engine._enter,
     Cancel: Engine._cancel,
     CancelAll: Engine._cancel_all,
     Amend: Engine._amend,

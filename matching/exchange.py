@@ -27,7 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from matching import protocol
-from matching.account import Account, Order, status_of
+from matching.account import CANCELED, Account, Order, status_of
 from matching.engine import Engine
 from matching.events import (
     Accepted,
@@ -702,8 +702,9 @@ class Exchange:
 
     def _busy(self, text: str, session: Session | None = None) -> Answer:
         now = self._now()
-        self._keep(text, _BUSY.code, now, session)
-        return self._refusal(_BUSY, now)
+        denied = Denied("busy", f"{QUEUE_LIMIT} commands wait already; try again later")
+        self._keep(text, denied.code, now, session)
+        return self._refusal(denied, now)
 
     def _keep(self, text: str, code: str, now: int, session: Session | None = None) -> None:
         """Keep a command that is refused for `<ticker>.rejected`.
@@ -1053,7 +1054,6 @@ class _SeenSignatures:
         self._arrivals.append((now, signature))
 
 
-_BUSY = Denied("busy", f"{QUEUE_LIMIT} commands wait already; try again later")
 _NO_SPACE = Rejected(
     "no_space", "the exchange's disk is nearly full: cancels work, new orders do not; try later"
 )
@@ -1179,7 +1179,7 @@ def _ended_order(oid: int, command: NewOrder, events: Sequence[Event]) -> Order:
             order.terms = replace(order.terms, quantity=order.quantity - event.quantity)
             order.open_quantity -= event.quantity
         elif isinstance(event, Canceled) and event.oid == oid:
-            order.canceled = True
+            order.hidden = CANCELED
     return order
 
 

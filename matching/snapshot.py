@@ -60,7 +60,7 @@ import msgspec
 from msgspec.structs import replace
 
 from matching import clientids
-from matching.account import Account, Order
+from matching.account import CANCELED, Account, Order
 from matching.book import BookSide
 from matching.clientids import ClientIds
 from matching.engine import Engine
@@ -514,7 +514,7 @@ def _build_engine(
     for text in told["setting"]:
         name, value = text.split(" ")
         engine.settings[name] = int(value)
-    engine._note_ordinary()
+    engine._unasked_price = engine._plain_up_to()
     engine._set_breaker_reference(_parse_price_or_none(breaker))
     for text in told["limit"]:
         owner, name, value = text.split(" ")
@@ -654,7 +654,8 @@ def _ended(engine: Engine, oid: int, command: NewOrder, now: str, became: str) -
         )
     filled, _, canceled = became.partition(" ")
     order.open_quantity = order.quantity - int(filled)
-    order.canceled = canceled == "canceled"
+    if canceled == "canceled":
+        order.hidden = CANCELED
     return order
 
 

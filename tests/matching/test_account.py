@@ -1,7 +1,18 @@
-"""Accounts: what of an owner's past R16 can still ask for, and nothing older."""
+"""Accounts: an owner's orders, and what of the past R16 can still ask for."""
 
-from matching.account import Exposure
+from matching.account import CANCELED, Account, Exposure
+from matching.limits import UNLIMITED
+from matching.order import NewOrder, Side
 from matching.recent import RATE_WINDOW
+
+
+def test_a_canceled_order_hides_nothing() -> None:
+    bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=30, price=502500, peak=10)
+    order = Account(7, UNLIMITED).open(1, bid)
+    order.hidden = 20
+    assert repr(order) == "#1 7:buy 30 of 30 (20 hidden)@50.25 open"
+    order.hidden = CANCELED
+    assert repr(order) == "#1 7:buy 30 of 30@50.25 canceled"
 
 
 def test_r16_a_rate_counts_the_second_that_ends_now_its_beginning_left_out() -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from matching.account import Account, Order
+from matching.account import CANCELED, Account, Order
 from matching.book import Level, OrderBook
 from matching.limits import UNLIMITED
 from matching.order import NewOrder, Side, Status
@@ -268,6 +268,24 @@ def test_check_finds_an_order_at_another_price_or_side() -> None:
         book.check()
 
 
+def test_check_finds_a_level_that_is_found_by_another_price_than_its_own() -> None:
+    book = book_with(order(1, Side.BUY, 100), order(2, Side.BUY, 99))
+    levels = book.bids._levels
+    levels[98] = levels.pop(99)
+    with pytest.raises(AssertionError, match="98"):
+        book.check()
+
+
+def test_check_finds_a_level_on_the_other_sides_place() -> None:
+    book = book_with(order(1, Side.SELL, 100))
+    level = book.asks.best
+    assert level is not None
+    level.key = 100
+    book.asks._keys[:] = [100]
+    with pytest.raises(AssertionError, match="10 and 0 hidden, 1 of"):
+        book.check()
+
+
 def test_check_finds_a_hidden_part_that_the_level_does_not_know() -> None:
     book = book_with(order(1, Side.BUY, 100, quantity=30, peak=10))
     book.orders[1].hidden -= 1
@@ -291,6 +309,6 @@ def test_check_finds_a_wrong_best_price() -> None:
 
 def test_check_finds_an_ended_order_in_the_book() -> None:
     book = book_with(order(1, Side.BUY, 100))
-    book.orders[1].canceled = True
-    with pytest.raises(AssertionError):
+    book.orders[1].hidden = CANCELED
+    with pytest.raises(AssertionError, match="10 and 0 hidden"):
         book.check()

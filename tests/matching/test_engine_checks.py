@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from matching.account import Order
+from matching.account import CANCELED, Order
 from matching.engine import Engine
 from tests.matching.trading_tables import Trading, check
 
@@ -198,6 +198,33 @@ def test_engine_check_finds_a_stop_that_should_have_run() -> None:
     engine = _engine_with("1:buy intc 10/50.10")
     engine.last = 501_000
     with pytest.raises(AssertionError):
+        engine.check()
+
+
+def test_engine_check_finds_a_stop_that_hides_something() -> None:
+    engine = _engine_with("1:buy intc 10/50.10")
+    _open(engine, 1).hidden = 5
+    with pytest.raises(AssertionError, match="waits"):
+        engine.check()
+
+
+def test_engine_check_finds_an_order_that_ended_and_does_not_say_how() -> None:
+    engine = _engine_with("1:buy intc 10@50.10 id=a", "1:del intc 1")
+    ended = _open(engine, 1)
+    assert ended.hidden == CANCELED
+    ended.hidden = 0
+    with pytest.raises(AssertionError, match="is remembered"):
+        engine.check()
+
+
+def test_engine_check_finds_that_a_plain_order_would_be_taken_without_the_checks_it_needs() -> None:
+    engine = _engine_with("set intc band=5")
+    engine._unasked_price = 1_000_000
+    with pytest.raises(AssertionError, match="1000000"):
+        engine.check()
+    engine = _engine_with("1:buy intc 10@50.10", "limit intc 1 max_quantity=20")
+    engine._accounts[1].unasked = 30
+    with pytest.raises(AssertionError, match="30"):
         engine.check()
 
 

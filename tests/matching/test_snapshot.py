@@ -179,6 +179,14 @@ def test_any_number_of_snapshots_changes_nothing(
     assert kinds >= {"ask", "bid", "stop-buy", "stop-sell", "id", "position", "rate", "key"}
 
 
+def test_r12_a_band_holds_after_a_snapshot() -> None:
+    engine = Engine("intc")
+    engine.apply(parse("set intc band=5"), 1)
+    (refused,) = taken_and_restored(engine, 1).apply(parse("7:buy intc 2@50"), 1)
+    assert isinstance(refused, Rejected)
+    assert refused.code == "outside_band"
+
+
 def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
     engine = Engine("intc")
     for text in (

@@ -15,9 +15,7 @@ def loop() -> Iterator[SimulatedLoop]:
     loop.end()
 
 
-def test_a_crash_ends_the_process_that_waits_for_its_thread(
-    loop: SimulatedLoop,
-) -> None:
+def test_a_crash_ends_the_process_that_waits_for_its_thread(loop: SimulatedLoop) -> None:
     ended: list[str] = []
     thread = SimulatedThread(
         loop,
