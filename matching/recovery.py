@@ -83,7 +83,6 @@ from matching.snapshot import (
     aside_path,
     follows,
     kept_snapshots,
-    orders_of_sessions,
     read_snapshot,
     record_lines,
     snapshot_paths,
@@ -606,7 +605,7 @@ class Replay:
                 oid=order.oid,
                 reason=CancelReason.DISCONNECT,
             )
-            for order in orders_of_sessions(self.engine)
+            for order in self.engine.orders_of_sessions()
         ]
 
 

@@ -52,7 +52,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
-from operator import attrgetter
 from pathlib import Path
 from zlib import crc32
 
@@ -450,17 +449,6 @@ def _engine_lines(engine: Engine, time: int) -> Iterator[str]:
     yield from _queue_lines("stop-buy", _waiting(engine._stops, Side.BUY))
     yield from _queue_lines("stop-sell", _waiting(engine._stops, Side.SELL))
     yield from _id_lines(engine._ids)
-
-
-def orders_of_sessions(engine: Engine) -> list[Order]:
-    """The open orders that are to live no longer than their session (`cod=1`), in oid order."""
-    orders = [
-        order
-        for account in engine._accounts.values()
-        for order in account.orders.values()
-        if order.terms.cod
-    ]
-    return sorted(orders, key=attrgetter("oid"))
 
 
 def _resting(side: BookSide) -> Iterator[Order]:

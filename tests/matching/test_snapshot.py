@@ -184,7 +184,7 @@ def test_r12_a_band_holds_after_a_snapshot() -> None:
     engine.apply(parse("set intc band=5"), 1)
     (refused,) = taken_and_restored(engine, 1).apply(parse("7:buy intc 2@50"), 1)
     assert isinstance(refused, Rejected)
-    assert refused.code == "outside_band"
+    assert refused.code == "price_band"
 
 
 def test_a_state_is_told_in_lines_that_a_person_reads() -> None:
