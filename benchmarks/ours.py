@@ -1,8 +1,7 @@
 """EMTE's engine under measurement: parsed commands into `Engine.apply`, all features on.
 
-Timed is `apply(command, at)` for each parsed command, its events thrown away. Each has its time
-beforehand, as the yardstick's commands have theirs: STEP after the one before, about as fast as a
-matching server can take them.
+Timed is `apply(command, at)` for each parsed command, its events thrown away. They come STEP apart,
+about as fast as a matching server can take them.
 """
 
 import time
@@ -22,19 +21,23 @@ STEP = 40
 class Ours:
     def __init__(self, filling: list[Command], commands: list[Command]) -> None:
         self._filling = filling
-        self._operations = list(zip(commands, count(STEP * len(filling), STEP), strict=False))
+        self._commands = commands
+
+    def _times(self) -> Iterator[int]:
+        """Those of the operations."""
+        return count(STEP * len(self._filling), STEP)
 
     def seconds(self) -> float:
         apply = self.fill().apply
         start = time.process_time()
-        for command, at in self._operations:
+        for at, command in zip(self._times(), self._commands, strict=False):
             apply(command, at)
         return time.process_time() - start
 
     def p99(self) -> float:
         apply, clock = self.fill().apply, time.perf_counter_ns
         taken = []
-        for command, at in self._operations:
+        for at, command in zip(self._times(), self._commands, strict=False):
             start = clock()
             apply(command, at)
             taken.append(clock() - start)
@@ -42,7 +45,7 @@ class Ours:
 
     def fills(self) -> Iterator[Fill]:
         engine = self.fill()
-        for command, at in self._operations:
+        for at, command in zip(self._times(), self._commands, strict=False):
             for event in engine.apply(command, at):
                 if isinstance(event, Trade):
                     maker, taker = event.sell_oid, event.buy_oid
