@@ -699,7 +699,7 @@ def run_reader(path: Path, read: Callable[[Path, Source], None]) -> int:
     except UnknownJournal as unknown:
         return _complain(f"{path}: {unknown}", _UNKNOWN)
     except BrokenPipeError:
-        raise
+        raise  # who reads what is printed has gone: no fault of the journal's
     except OSError as error:
         return _complain(f"{path}: {error.strerror}", _USAGE)
     return 0
