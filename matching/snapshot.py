@@ -384,9 +384,7 @@ def _runs(text: str) -> dict[str, list[str]]:
     """The lines by their kind, in runs of some that follow each other: a text each."""
     runs: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     end = 0
-    for run in _RUN.finditer(text):
-        if run.start() != end:
-            break
+    while (run := _RUN.match(text, end)) is not None:
         runs[run[1]].append(run[0])
         end = run.end()
     if end != len(text):
@@ -394,7 +392,7 @@ def _runs(text: str) -> dict[str, list[str]]:
     return runs
 
 
-_RUN = re.compile(r"([a-z-]+) .*\n(?:\1 .*\n){0,999}")
+_RUN = re.compile(r"([a-z-]+) [ -~]*\n(?:\1 [ -~]*\n){0,999}")
 """Some lines of one kind. No more: those of a whole book, taken apart, would need much memory."""
 
 
@@ -501,11 +499,15 @@ def _build_engine(
     engine.next_oid, engine.next_tid = int(oid), int(tid)
     for text in told["setting"]:
         name, value = text.split(" ")
+        if name not in engine.settings:
+            raise ValueError(f"no setting: {text!r}")
         engine.settings[name] = int(value)
     engine._unasked_price = engine._plain_up_to()
     engine._set_breaker_reference(_parse_price_or_none(breaker))
     for text in told["limit"]:
         owner, name, value = text.split(" ")
+        if name not in engine.limits.product:
+            raise ValueError(f"no limit: {text!r}")
         engine.limits.change(None if owner == "*" else int(owner), {name: int(value)})
     for text in told["key"]:
         owner, generation = text.split(" ")
@@ -544,8 +546,11 @@ def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
         ("stop-buy", stops.add),
         ("stop-sell", stops.add),
     ):
+        before = 0
         for run in runs[kind]:
-            for _, number, acting, quantity, prices, options, filled, hidden in _queue(run):
+            queue = _queue(run, before)
+            before += len(queue)
+            for _, number, acting, quantity, prices, options, filled, hidden in queue:
                 oid, command, _ = order_of_words(number, acting, quantity, prices, options, ticker)
                 account = accounts.get(command.owner) or engine._open_account(command.owner)
                 order = account.open(oid, command)
@@ -564,10 +569,11 @@ def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
     return named
 
 
-def _queue(run: str) -> list[tuple[str, ...]]:
-    """The words of lines of orders in their places; ValueError if they are none."""
+def _queue(run: str, before: int) -> list[tuple[str, ...]]:
+    """The words of lines of orders in their places behind so many; ValueError if they are none."""
     queue = _QUEUED.findall(run)
-    if len(queue) != run.count("\n") or queue != sorted(queue):
+    places = [int(words[0]) for words in queue]
+    if places != list(range(before + 1, before + 1 + run.count("\n"))):
         first, _, _ = run.partition("\n")
         raise ValueError(f"not all are orders in their places, from {first!r} on")
     return queue
@@ -644,6 +650,8 @@ def _ended(engine: Engine, oid: int, command: NewOrder, now: str, became: str) -
     order.open_quantity = order.quantity - int(filled)
     if canceled == "canceled":
         order.hidden = CANCELED
+    elif canceled:
+        raise ValueError(f"no end of an order: {became!r}")
     return order
 
 

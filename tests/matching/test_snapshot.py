@@ -320,20 +320,25 @@ def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
         ["phase continuous", "phase continuous"],
         ["wish 7"],
         ["bid 000000001 [1] 1 sell of something"],
-        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=0"],
-        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=00 hidden=0"],
-        ["bid 000000009 [9] 1 buy 5@99.0/0 filled=0 hidden=0"],
-        ["bid 000000009 [9] 1 buy 5@0.00/0 filled=0 hidden=0"],
-        ["bid 000000009 [09] 1 buy 5@99.00/0 filled=0 hidden=0"],
-        ["bid 000000009 [9] 1 buy 5@99.00/0 id= filled=0 hidden=0"],
-        ["bid 000000009 [9] 1 buy 5@99.00/0 filled=0 hidden=0 "],
-        ["bid 9 [9] 1 buy 5@99.00/0 filled=0 hidden=0"],
+        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=0"],
+        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=00 hidden=0"],
+        ["bid 000000001 [9] 1 buy 5@99.0/0 filled=0 hidden=0"],
+        ["bid 000000001 [9] 1 buy 5@0.00/0 filled=0 hidden=0"],
+        ["bid 000000001 [09] 1 buy 5@99.00/0 filled=0 hidden=0"],
+        ["bid 000000001 [9] 1 buy 5@99.00/0 id= filled=0 hidden=0"],
+        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=0 hidden=0 "],
+        ["bid 1 [9] 1 buy 5@99.00/0 filled=0 hidden=0"],
         [
-            "bid 000000009 [9] 1 buy 5@99.00/0 filled=0 hidden=0",
-            "bid 000000008 [8] 1 buy 5@99.00/0 filled=0 hidden=0",
+            "bid 000000002 [9] 1 buy 5@99.00/0 filled=0 hidden=0",
+            "bid 000000001 [8] 1 buy 5@99.00/0 filled=0 hidden=0",
         ],
         [""],
         ["id [9] 1 buy 5@99.00/0 id=a"],
+        ["id [2] 2 buy 3@100.00/0 id=c filled=3 cancelled"],
+        ["position 4 -8\x0bposition 5 8"],
+        ["position 4 8\r"],
+        ["setting wish 7"],
+        ["limit * max_wish 7"],
         ["seen 4 1.000000: tick"],
     ],
 )
@@ -347,6 +352,41 @@ def test_lines_that_say_no_state_are_no_snapshot(lines: list[str]) -> None:
     broken = replace(snapshot, state=state, records=b"")
     with pytest.raises(NotASnapshot):
         broken.restore(header)
+
+
+def test_a_line_that_says_an_order_makes_it() -> None:
+    """What the rows above vary."""
+    snapshot = small_snapshot()
+    line = b"bid 000000001 [9] 1 buy 5@99.00/0 filled=0 hidden=0\n"
+    header = Header(
+        ticker="intc", lineage=snapshot.lineage, tick=100, lot=1, reference=1_000_000, salt=0
+    )
+    restored = replace(snapshot, state=snapshot.state + line).restore(header).engine
+    assert str(restored.book) == "bids 5@99.00; asks 2@100.00"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        (*range(999), 1000, 999, *range(1001, 2500)),
+        (*range(1000, 2000), *range(1000), *range(2000, 2500)),
+        (*range(1500), *range(1501, 2500)),
+        (*range(1500), 1499, *range(1501, 2500)),
+    ],
+    ids=["two change places", "a thousand do", "one is missing", "one is there twice"],
+)
+def test_a_long_queue_whose_orders_are_not_in_their_places_is_refused(
+    places: tuple[int, ...],
+) -> None:
+    engine = Engine("intc")
+    for _ in range(2500):
+        engine.apply(parse("7:buy intc 2@50"), 1)
+    lines = all_lines(state_of(engine, 1))
+    bids = [line for line in lines if line.startswith("bid ")]
+    others = [line for line in lines if not line.startswith("bid ")]
+    restore(text_of([*others, *bids]), HEADER)
+    with pytest.raises(ValueError, match="in their places"):
+        restore(text_of([*others, *(bids[place] for place in places)]), HEADER)
 
 
 def test_no_file_is_no_snapshot() -> None:
