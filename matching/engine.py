@@ -136,6 +136,8 @@ class Engine:
         self.time = at
         if type(command) is NewOrder:  # as most are
             return self._enter(command)
+        if type(command) is Cancel:  # as most others are
+            return self._cancel(command)
         return _CARRY_OUT[type(command)](self, command)
 
     # Reading
@@ -217,7 +219,7 @@ class Engine:
             price > self._unasked_price
             or quantity > account.unasked
             or not quantity
-            or quantity % self.lot
+            or (self.lot != 1 and quantity % self.lot)
             or price % self.tick
             or command.stop
             or command.post
@@ -240,33 +242,30 @@ class Engine:
         order.open_quantity = quantity
         order.hidden = 0
         recent = self._recent
-        time = self.time
-        page = recent.page
-        page.append(owner)
-        page.append(time - recent.latest)
-        recent.latest = time
+        recent.page.append(owner)
+        recent.page.append(self.time - recent.latest)
+        recent.latest = self.time
         if oid >= recent.full_at:
             recent.turn(oid + 1)
         if client_id:
             self._ids.remember(order)
-        events: list[Event] = [Accepted(oid)]
         if command.stop:
             order.level = None
             self._stops.add(order)
-            return events
-        book = self.book
+            return [Accepted(oid)]
         if command.side is _BUY:
-            own = book.bids
-            opposite = book.asks
+            own = self.book.bids
+            opposite = self.book.asks
         else:
-            own = book.asks
-            opposite = book.bids
+            own = self.book.asks
+            opposite = self.book.bids
         if price and (command.tif is _GTC or command.tif is _DAY):
             best = opposite.best
             if best is None or best.key < price * opposite.sign or self.phase is _AUCTION:
                 own.add(order)
-                return events
+                return [Accepted(oid)]
         order.level = None
+        events: list[Event] = [Accepted(oid)]
         self._run(order, events)
         if self._stops.keys and len(events) > 1:
             self._run_stops(_prints(events), events)
@@ -707,9 +706,8 @@ class Engine:
         self._recent.check()
 
 
-# All but the new orders, which `apply` looks at first.
+# All but the two that `apply` looks at first, since it calls those faster.
 _CARRY_OUT: dict[type[Command], Callable[[Engine, Any], Sequence[Event]]] = {
-    Cancel: Engine._cancel,
     CancelAll: Engine._cancel_all,
     Amend: Engine._amend,
     SetPhase: Engine._set_phase,
