@@ -539,7 +539,7 @@ def _add_rates(engine: Engine, texts: Iterable[str]) -> None:
 def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
     """Put the open orders in their places; those with a client id by what the lines say of them."""
     named: dict[str, Order] = {}
-    ticker, accounts, book, stops = engine.ticker, engine._accounts, engine.book, engine._stops
+    ticker, book, stops = engine.ticker, engine.book, engine._stops
     for kind, add in (
         ("bid", book.bids.add),
         ("ask", book.asks.add),
@@ -552,18 +552,16 @@ def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
             before += len(queue)
             for _, number, acting, quantity, prices, options, filled, hidden in queue:
                 oid, command, _ = order_of_words(number, acting, quantity, prices, options, ticker)
-                account = accounts.get(command.owner) or engine._open_account(command.owner)
+                account = _account(engine, command.owner)
                 order = account.open(oid, command)
-                if filled != "0":
-                    order.open_quantity -= int(filled)
-                if account.exposure is not None:
-                    account.exposure.change(command.side, order.open_quantity)
+                order.open_quantity -= int(filled)
+                account.change_open(command.side, order.open_quantity)
                 add(order)
                 if options or hidden != "0":
                     _hide(order, int(hidden))
                     if order.client_id:
                         named[f"[{number}] {acting} {quantity}@{prices}{options}"] = order
-    for account in accounts.values():  # whose orders are in oid order
+    for account in engine._accounts.values():  # whose orders are in oid order
         oids = sorted(account.orders)
         account.orders = dict(zip(oids, map(account.orders.__getitem__, oids), strict=True))
     return named
