@@ -186,8 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"{describe(case)}, {_orders(ours.ask('orders'))}")
                     print(_seconds("EMTE", [number(ours, "time") for _ in range(pairs)]))
             return
-        print("timed: EMTE's open_journal: CRC, numbers and chain of every line, its form, every")
-        print("       command applied, every event compared with the journal; marks, lock, a sync;")
+        print(
+            "timed: EMTE's open_journal: the chain over every byte, each line's form, every command"
+        )
+        print("       applied, every event compared with the journal; marks, lock, a sync;")
         print(
             "       its Journal.recover(): CRC and number of every record, every command applied;"
         )

@@ -1,8 +1,8 @@
 """EMTE's recovery under measurement: all of `open_journal`, with every check that a start makes.
 
 Timed: the header, the marks and the lock; of a snapshot both hashes, the form of its lines, and the
-chain of the journal before it; of each line that is replayed its CRC, numbers, place in the chain
-and form; `Engine.apply` of each command, and that its events are those that the journal tells;
+chain of the journal before it; of each batch that is replayed its chain, of each line its form;
+`Engine.apply` of each command, and that its events are those that the journal tells;
 the last mark, written anew and synced. The journals lie in the page cache.
 """
 

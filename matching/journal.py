@@ -36,7 +36,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import chain as in_turn
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from zlib import crc32
@@ -348,13 +347,6 @@ def _tail(seq: int, batch: int) -> str:
     return f" s={seq} b={batch}"
 
 
-def _seal_all(lines: list[str], first_seq: int, batch: int, crcs: list[int]) -> bytes:
-    """What `_seal` makes of the lines of one batch; their CRCs are known already."""
-    seqs = range(first_seq, first_seq + len(lines))
-    fields = in_turn.from_iterable(zip(lines, seqs, crcs, strict=True))
-    return (f"%s s=%d b={batch} x=%08x\n" * len(lines) % tuple(fields)).encode("ascii")
-
-
 _CRC_SIZE = len(" x=00000000\n")
 _CHAIN_SIZE = len(" h=" + 32 * "0")
 
@@ -400,14 +392,20 @@ def read_header(source: Source) -> Header:
 
 
 def read_batches(
-    source: Source, header: Header, after: Position | None = None, *, until: int | None = None
+    source: Source,
+    header: Header,
+    after: Position | None = None,
+    *,
+    until: int | None = None,
+    by_line: bool = False,
 ) -> Iterator[Batch]:
     """The batches after a position (default: all) up to the byte `until` (default: the file's end).
 
     Memory is bounded by the largest batch, whatever the file's size. A follower of a growing file
     passes the durable mark's offset: beyond it, nothing is certain yet. Each batch is checked
-    before it is given: `s`, `b` and CRC of each line, the count and the chain. JournalDamaged names
-    the first byte that is wrong; all batches given before it are good.
+    before it is given: by its commit, whose chain vouches for every byte before it; where that is
+    not right, and always with `by_line`, by `s`, `b` and CRC of each line, the count and the chain.
+    JournalDamaged names the first byte that is wrong; all batches given before it are good.
     """
     position = after if after is not None else beginning(header)
     end = source.size() if until is None else until
@@ -416,7 +414,7 @@ def read_batches(
             source.size(),
             f"the journal ends here; it was known to reach byte {max(end, position.offset)}",
         )
-    reader = _BatchReader(source, header, position, end)
+    reader = _BatchReader(source, header, position, end, by_line=by_line)
     while (batch := reader.next()) is not None:
         yield batch
 
@@ -424,9 +422,12 @@ def read_batches(
 class _BatchReader:
     """The file's bytes from a position on, taken batch by batch."""
 
-    __slots__ = ("_base", "_block", "_end", "_header", "_position", "_source")
+    __slots__ = ("_base", "_block", "_by_line", "_end", "_header", "_position", "_source")
 
-    def __init__(self, source: Source, header: Header, position: Position, end: int) -> None:
+    def __init__(
+        self, source: Source, header: Header, position: Position, end: int, *, by_line: bool
+    ) -> None:
+        self._by_line = by_line
         self._source = source
         self._header = header
         self._position = position
@@ -438,34 +439,31 @@ class _BatchReader:
         """The next batch; None at the end."""
         if self._position.offset == self._end:
             return None
-        return self._next_as_written() or self._next_by_line()
+        if self._by_line:
+            return self._next_by_line()
+        return self._next_by_chain() or self._next_by_line()
 
-    def _next_as_written(self) -> Batch | None:
-        """The next batch, if its bytes are what `Journal` would make of what its lines say.
+    def _next_by_chain(self) -> Batch | None:
+        """The next batch, if its commit is what `Journal` would write after what is before it.
 
-        This asks no less than `_next_by_line`, at once; None leaves it to that to say what is
-        wrong, if anything is.
+        Then its lines are what was written, their tails included, of which only the length is of
+        interest. None leaves it to `_next_by_line` to say what is wrong, if anything is.
         """
         before = self._position
         number, first_seq = before.batch + 1, before.seq + 1
         commit, end = self._find_commit()
         written = self._block[before.offset - self._base : commit]
-        if not end or not written.isascii():
+        seq = first_seq + written.count(b"\n")
+        tail = _tail(first_seq, number)
+        if not end or not written.isascii() or len(_tail(seq, number)) != len(tail):
             return None
-        sealed = written.split(b"\n")
-        sealed.pop()
-        seq = first_seq + len(sealed)
-        tail_size = len(_tail(first_seq, number)) + _CRC_SIZE - 1
+        text = f"commit {seq - first_seq}{_tail(seq, number)}"
+        chain = _next_chain(before.chain, written, text.encode("ascii"))
+        if self._block[commit:end] != _seal(f"{text} h={chain}", self._header.salt).encode("ascii"):
+            return None
+        tail_size = len(tail) + _CRC_SIZE - 1
         lines = [line[:-tail_size] for line in written.decode("ascii").split("\n")]
         lines.pop()
-        salt = self._header.salt
-        crcs = [crc32(line[: 1 - _CRC_SIZE], salt) for line in sealed]
-        if written != _seal_all(lines, first_seq, number, crcs):
-            return None
-        text = f"commit {len(lines)}{_tail(seq, number)}"
-        chain = _next_chain(before.chain, written, text.encode("ascii"))
-        if self._block[commit:end] != _seal(f"{text} h={chain}", salt).encode("ascii"):
-            return None
         return self._take(lines, Position(seq, self._base + end, number, chain))
 
     def _find_commit(self) -> tuple[int, int]:
@@ -566,14 +564,17 @@ class History:
     If none can, the bad tail is a batch that was being written, and nothing in it was promised.
     """
 
-    def __init__(self, source: Source, after: Position | None = None) -> None:
+    def __init__(
+        self, source: Source, after: Position | None = None, *, by_line: bool = False
+    ) -> None:
         self.header = read_header(source)
         self.end = after if after is not None else beginning(self.header)
         self.torn: JournalDamaged | None = None
         self._source = source
+        self._by_line = by_line
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = read_batches(self._source, self.header, self.end)
+        batches = read_batches(self._source, self.header, self.end, by_line=self._by_line)
         while True:
             try:
                 batch = next(batches, None)
@@ -753,7 +754,7 @@ def read_mark(path: Path) -> Mark | None:
 
 def _verify(path: Path, source: Source) -> None:
     marks = read_marks(path)
-    history = History(source)
+    history = History(source, by_line=True)
     time = 0
     for batch in history:
         for index, record in enumerate(batch.records()):
