@@ -197,10 +197,14 @@ def format_time(microseconds: int) -> str:
 
 def parse_time(text: str) -> int:
     """Microseconds; ValueError if it is not a time as `format_time` writes it."""
-    seconds, _, rest = text.partition(".")
-    if len(rest) != 6 or not (rest.isascii() and rest.isdecimal()):
+    if _TIME.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a time")
-    return _parse_number(seconds) * 1_000_000 + int(rest)
+    return known_time(text)
+
+
+def known_time(text: str) -> int:
+    """Microseconds of a text that is known to have the form of TIME."""
+    return int(text.replace(".", ""))
 
 
 def format_body(body: Body) -> str:
@@ -301,6 +305,9 @@ NUMBER = "(?:0|[1-9][0-9]*)"
 POSITIVE = "[1-9][0-9]*"
 """A regular expression for a number from 1 on, as the journal writes it."""
 
+TIME = rf"{NUMBER}\.[0-9]{{6}}"
+"""A regular expression for a time as `format_time` writes it."""
+
 _OWNER_DIGITS = 9
 _OWNER = "(?:0|[1-9][0-9]{0,8})"
 PRICE = r"(?:0|(?:0|[1-9][0-9]{0,8})\.[0-9]{2}(?:[0-9]?[1-9])?)"
@@ -310,6 +317,7 @@ _AMOUNT = rf"({POSITIVE})@({PRICE})/({PRICE})"
 _WHY = r"(?: why=(?!user\b)([a-z_]+))?"
 _SIGNATURE = "(?: g=([0-9a-f]{16}))?"
 
+_TIME = re.compile(TIME, re.ASCII)
 _PRICES = re.compile(rf"({PRICE})/({PRICE})", re.ASCII)
 _OPTIONS = re.compile(
     rf"(?: id=({protocol.CLIENT_ID.pattern}))?(?: tif=(day|ioc|fok))?"
@@ -326,9 +334,7 @@ _USUAL = re.compile(
     rf"\[({POSITIVE})\] ([0-9]+ (?:del$|(?:buy|sell)(?= )))(?: {_TERMS})?$",
     re.ASCII | re.MULTILINE,
 )
-_LINES = re.compile(
-    rf"^(?:([0-9]+\.[0-9]{{6}}): (?:{_USUAL.pattern}|.*)|.*)", re.ASCII | re.MULTILINE
-)
+_LINES = re.compile(rf"^(?:({TIME}): (?:{_USUAL.pattern}|.*)|.*)", re.ASCII | re.MULTILINE)
 _AMEND = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) mod {_AMOUNT}{_SIGNATURE}", re.ASCII)
 _CANCEL = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) del{_WHY}{_SIGNATURE}", re.ASCII)
 _CANCEL_ALL = re.compile(rf"\[0\] ({_OWNER}) del all{_WHY}{_SIGNATURE}", re.ASCII)
@@ -416,17 +422,22 @@ def order_of_words(
     try:
         owner, side = _parse_acting(acting)
         price, stop = _parse_prices(prices)
-        client_id, tif, stp, post, peak, cod, signature = (
-            _parse_options(options) if options else _NO_OPTIONS
-        )
+        words = _parse_options(options) if options else None
     except ValueError as error:
         text = f"[{number}] {acting} {quantity}@{prices}{options}"
         raise ValueError(f"no known form of command: {text!r}") from error
+    total = _number(quantity)
+    if words is None:  # as of most
+        plain = NewOrder(
+            ticker=ticker, owner=owner, side=side, quantity=total, price=price, stop=stop
+        )
+        return int(number), plain, ""
+    client_id, tif, stp, post, peak, cod, signature = words
     order = NewOrder(
         ticker=ticker,
         owner=owner,
         side=side,
-        quantity=_number(quantity),
+        quantity=total,
         price=price,
         stop=stop,
         client_id=client_id,
@@ -439,11 +450,7 @@ def order_of_words(
     return int(number), order, signature
 
 
-_Options = tuple[str, TimeInForce, SelfTrade, bool, int, bool, str]
-_NO_OPTIONS: _Options = ("", TimeInForce.GTC, SelfTrade.TAKER, False, 0, False, "")
-
-
-def _parse_options(text: str) -> _Options:
+def _parse_options(text: str) -> tuple[str, TimeInForce, SelfTrade, bool, int, bool, str]:
     """From client id to signature, as an order's line has them; ValueError."""
     match = _OPTIONS.fullmatch(text)
     if match is None:

@@ -68,10 +68,10 @@ from matching.records import (
     cancel_of_words,
     event_lines,
     format_time,
+    known_time,
     order_of_words,
     parse_command,
     parse_line,
-    parse_time,
     usual_words,
 )
 from matching.snapshot import (
@@ -545,7 +545,7 @@ class Replay:
                 self.trades.append(PastTrade(seq, self.time, event))
 
     def _go_on_to(self, stamp: str) -> None:
-        time = parse_time(stamp)
+        time = known_time(stamp)
         if time < self.time:
             raise ValueError(f"time goes back, from {format_time(self.time)} to {stamp}")
         self.time, self._stamp = time, stamp

@@ -48,10 +48,11 @@ Two are kept beside the journal, as `<ticker>.snapshot-a` and `-b`: a new one is
 
 import errno
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from zlib import crc32
 
@@ -79,9 +80,12 @@ from matching.ports import Disk, File, Source
 from matching.records import (
     NUMBER,
     ORDER,
+    POSITIVE,
+    TIME,
     CommandRecord,
     format_body,
     format_time,
+    known_time,
     order_of_words,
     parse_command,
     parse_line,
@@ -354,7 +358,7 @@ def _record(time: int, body: Trade | CommandRecord) -> str:
 def restore(text: str, header: Header) -> State:
     """The state that such lines say; ValueError or KeyError if they say none."""
     runs = _runs(text)
-    told = {kind: _rests(runs[kind]) for kind in _KINDS if kind not in _QUEUES}
+    told = {kind: _rests(runs[kind]) for kind in _KINDS if kind not in (*_QUEUES, "rate")}
     (time,) = told["time"]
     (starts,) = told["starts"]
     return State(
@@ -393,7 +397,7 @@ def _runs(text: str) -> dict[str, list[str]]:
 
 
 _RUN = re.compile(r"([a-z-]+) [ -~]*\n(?:\1 [ -~]*\n){0,999}")
-"""Some lines of one kind. No more: those of a whole book, taken apart, would need much memory."""
+"""Some lines of one kind. No more: what they are taken apart into stays in the cache."""
 
 
 def _rests(runs: list[str]) -> list[str]:
@@ -504,19 +508,15 @@ def _build_engine(
         engine.settings[name] = int(value)
     engine._unasked_price = engine._plain_up_to()
     engine._set_breaker_reference(_parse_price_or_none(breaker))
-    for text in told["limit"]:
-        owner, name, value = text.split(" ")
-        if name not in engine.limits.product:
-            raise ValueError(f"no limit: {text!r}")
-        engine.limits.change(None if owner == "*" else int(owner), {name: int(value)})
     for text in told["key"]:
         owner, generation = text.split(" ")
         engine._generations[int(owner)] = int(generation)
     for text in told["position"]:
         owner, shares = text.split(" ")
         _account(engine, int(owner)).position = int(shares)
-    _add_rates(engine, told["rate"])
     _add_ids(engine, told["id"], _add_orders(engine, runs))
+    _add_rates(engine, runs["rate"])
+    _limit(engine, told["limit"])
     return engine
 
 
@@ -524,21 +524,39 @@ def _account(engine: Engine, owner: int) -> Account:
     return engine._accounts.get(owner) or engine._open_account(owner)
 
 
-def _add_rates(engine: Engine, texts: Iterable[str]) -> None:
+def _add_rates(engine: Engine, runs: Iterable[str]) -> None:
     """Note the recent entries again, in order of time."""
-    rates = (text.split(" ") for text in texts)
-    entries = sorted((parse_time(at), int(owner), int(count)) for owner, at, count in rates)
-    for entry, owner, count in entries:
-        exposure = _account(engine, owner).exposure
+    entries: list[tuple[int, int, int]] = []
+    for run in runs:
+        rates = _RATE.findall(run)
+        if len(rates) != run.count("\n"):
+            raise ValueError(f"not all are rates, from {run.partition(chr(10))[0]!r} on")
+        entries += [(known_time(time), int(owner), int(count)) for owner, time, count in rates]
+    for entry, owner, count in sorted(entries):
         for _ in range(count):
             engine._recent.note(owner, entry, next_oid=engine.next_oid)
-            if exposure is not None:
-                exposure.note_entry(entry)
+
+
+_RATE = re.compile(rf"^rate ({NUMBER}) ({TIME}) ({POSITIVE})$", re.ASCII | re.MULTILINE)
+
+
+def _limit(engine: Engine, texts: Iterable[str]) -> None:
+    """Let limits come into force for all owners, whose orders and recent entries are there."""
+    entries = engine._recent.by_owner(engine.time)
+    accounts = [_account(engine, owner) for owner in {*entries, *engine._accounts}]
+    for text in texts:
+        owner, name, value = text.split(" ")
+        if name not in engine.limits.product:
+            raise ValueError(f"no limit: {text!r}")
+        engine.limits.change(None if owner == "*" else int(owner), {name: int(value)})
+    for account in accounts:
+        account.limit(engine.limits.of(account.owner), entries.get(account.owner, ()))
 
 
 def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
     """Put the open orders in their places; those with a client id by what the lines say of them."""
     named: dict[str, Order] = {}
+    opened: defaultdict[int, list[Order]] = defaultdict(list)
     ticker, book, stops = engine.ticker, engine.book, engine._stops
     for kind, add in (
         ("bid", book.bids.add),
@@ -551,19 +569,24 @@ def _add_orders(engine: Engine, runs: dict[str, list[str]]) -> dict[str, Order]:
             queue = _queue(run, before)
             before += len(queue)
             for _, number, acting, quantity, prices, options, filled, hidden in queue:
-                oid, command, _ = order_of_words(number, acting, quantity, prices, options, ticker)
-                account = _account(engine, command.owner)
-                order = account.open(oid, command)
-                order.open_quantity -= int(filled)
-                account.change_open(command.side, order.open_quantity)
+                order = Order()
+                order.oid, terms, _ = order_of_words(
+                    number, acting, quantity, prices, options, ticker
+                )
+                order.account = _account(engine, terms.owner)
+                order.terms = terms
+                order.open_quantity = terms.quantity - int(filled)
+                order.hidden = 0
+                order.level = None
+                opened[terms.owner].append(order)
                 add(order)
                 if options or hidden != "0":
                     _hide(order, int(hidden))
                     if order.client_id:
                         named[f"[{number}] {acting} {quantity}@{prices}{options}"] = order
-    for account in engine._accounts.values():  # whose orders are in oid order
-        oids = sorted(account.orders)
-        account.orders = dict(zip(oids, map(account.orders.__getitem__, oids), strict=True))
+    for owner, orders in opened.items():
+        orders.sort(key=attrgetter("oid"))
+        _account(engine, owner).orders = {order.oid: order for order in orders}
     return named
 
 

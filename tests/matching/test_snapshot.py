@@ -16,7 +16,7 @@ from matching import clientids, recovery
 from matching.account import Order
 from matching.disk import SystemDisk
 from matching.engine import Engine
-from matching.events import Duplicate, Rejected
+from matching.events import Accepted, Duplicate, Rejected
 from matching.journal import (
     Header,
     History,
@@ -244,6 +244,21 @@ def test_what_no_rate_can_count_any_more_is_not_part_of_the_state() -> None:
     assert rates(2_000_000) == []
 
 
+def test_entries_of_who_has_nothing_left_still_count() -> None:
+    """R16: an owner whose every order has ended comes back by the rate alone."""
+    engine = Engine("intc", tick=TICK, lot=LOT)
+    order = f"7:buy intc {LOT}@50"
+    for text in ("limit intc * max_rate=2", order, "7:del intc 1", order, "7:del intc 2"):
+        engine.apply(parse(text), 1_000_000)
+    restored = taken_and_restored(engine, 1_000_000)
+    for each in (engine, restored):
+        (rejected,) = each.apply(parse(order), 1_999_999)
+        assert isinstance(rejected, Rejected)
+        assert rejected.code == "rate_limited"
+        (accepted,) = each.apply(parse(order), 2_000_000)
+        assert isinstance(accepted, Accepted)
+
+
 def test_a_book_of_any_size_comes_back_with_every_order_in_its_place() -> None:
     """Among thousands of plain orders also such as say more of themselves."""
     rng = random.Random(1)
@@ -340,6 +355,11 @@ def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
         ["setting wish 7"],
         ["limit * max_wish 7"],
         ["seen 4 1.000000: tick"],
+        ["rate 7 1.000000"],
+        ["rate 7 1.000000 0"],
+        ["rate 7 1.0 1"],
+        ["rate 7 01.000000 1"],
+        ["rate 07 1.000000 1"],
     ],
 )
 def test_lines_that_say_no_state_are_no_snapshot(lines: list[str]) -> None:
