@@ -149,11 +149,13 @@ def compare(case: Case, file: Path, *, pairs: int) -> None:
             (number(ours, "time"), number(as_many_records, "time"), number(same_commands, "time"))
             for _ in range(pairs)
         ]
+        waits = [number(ours, "wait") for _ in range(pairs)]
     print(f"{describe(case)}, {_orders(orders)}")
     print(_seconds("EMTE", [our for our, _, _ in times]))
     print(_seconds(YARDSTICK, [theirs for _, theirs, _ in times]))
     print(ratio("EMTE takes", [our / theirs for our, theirs, _ in times], "its, as many records"))
     print(ratio("EMTE takes", [our / same for our, _, same in times], "its, the same commands"))
+    print(f"a loop beside it waits {max(waits):.0f} ms for its turn at most, by the clock")
 
 
 def describe(case: Case) -> str:

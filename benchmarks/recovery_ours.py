@@ -7,6 +7,7 @@ the last mark, written anew and synced. The journals lie in the page cache.
 """
 
 import argparse
+import asyncio
 import time
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from benchmarks.workload import TICKER
 from matching.book import OrderBook
 from matching.disk import SystemDice, SystemDisk
 from matching.recovery import Recovered, open_journal
+
+NAP_SECONDS = 0.001
+"""A loop that waits for its turn asks for one so often."""
 
 
 class Recovery:
@@ -35,6 +39,20 @@ class Recovery:
         _close(recovered)
         recovered.engine.check()
         return told(recovered.engine.book)
+
+    def wait(self) -> float:
+        """Milliseconds that a loop waits for its turn at most while a thread recovers."""
+        return asyncio.run(self._longest_wait())
+
+    async def _longest_wait(self) -> float:
+        recovering = asyncio.create_task(asyncio.to_thread(self._recover))
+        longest = 0.0
+        while not recovering.done():
+            asleep = time.perf_counter()
+            await asyncio.sleep(NAP_SECONDS)
+            longest = max(longest, time.perf_counter() - asleep - NAP_SECONDS)
+        _close(await recovering)
+        return longest * 1000
 
     def _recover(self) -> Recovered:
         return open_journal(SystemDisk(), self._path, ticker=TICKER, dice=SystemDice())
@@ -59,7 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="EMTE's recovery; see recovery.py")
     parser.add_argument("folder", type=Path)
     recovery = Recovery(parser.parse_args().folder)
-    answer({"time": lambda: without_collection(recovery.seconds), "orders": recovery.orders})
+    answer(
+        {
+            "time": lambda: without_collection(recovery.seconds),
+            "wait": lambda: without_collection(recovery.wait),
+            "orders": recovery.orders,
+        }
+    )
 
 
 if __name__ == "__main__":

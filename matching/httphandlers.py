@@ -77,11 +77,8 @@ def _log_request(handler: RequestHandler) -> None:
         )
 
 
-class Handler(RequestHandler):
-    """What all HTTP handlers share: the server, and errors in one form."""
-
-    def initialize(self, server: Server) -> None:
-        self.server = server
+class JsonHandler(RequestHandler):
+    """What all HTTP handlers share: headers, JSON, and errors in one form."""
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "EMTE")
@@ -89,12 +86,7 @@ class Handler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def write_error(self, status_code: int, **details: Any) -> None:
-        self.refuse(_error("bad_request", self._reason), status=status_code)
-
-    def log_exception(self, *details: Any) -> None:
-        super().log_exception(*details)
-        # If it broke the exchange, the next batch, which ends the server, must not wait for others.
-        self.server.commit.schedule()
+        self.refuse(error_of("bad_request", self._reason), status=status_code)
 
     def refuse(self, error: JsonObject, *, status: int | None = None) -> None:
         """Finish with an error object; its code says the status."""
@@ -106,6 +98,18 @@ class Handler(RequestHandler):
     def finish_json(self, message: JsonObject) -> None:
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(_encode(message))
+
+
+class Handler(JsonHandler):
+    """A handler of a server that is served."""
+
+    def initialize(self, server: Server) -> None:
+        self.server = server
+
+    def log_exception(self, *details: Any) -> None:
+        super().log_exception(*details)
+        # If it broke the exchange, the next batch, which ends the server, must not wait for others.
+        self.server.commit.schedule()
 
     async def finish_pieces(self, pieces: Iterable[bytes]) -> None:
         """Finish with JSON that is made piece by piece; between slices others have their turn."""
@@ -163,15 +167,15 @@ class MainHandler(Handler):
 
     async def post(self) -> None:
         if self._size > BODY_LIMIT:
-            self.refuse(_error("too_large", f"a body has at most {BODY_LIMIT} bytes"))
+            self.refuse(error_of("too_large", f"a body has at most {BODY_LIMIT} bytes"))
             return
         if self.server.is_stopping:
-            self.refuse(_error("not_ready", "the server stops"))
+            self.refuse(error_of("not_ready", "the server stops"))
             return
         try:
             text, signature = _form(bytes(self._body), self.request.headers.get("Content-Type"))
         except ValueError as error:
-            self.refuse(_error("bad_request", str(error)))
+            self.refuse(error_of("bad_request", str(error)))
             return
         recipient = HttpRecipient()
         trusted = self.server.trusts(self.request.remote_ip or "")
@@ -262,7 +266,8 @@ class MissingHandler(Handler):
         raise HTTPError(404, reason="there is no such page")
 
 
-def _error(code: str, message: str) -> JsonObject:
+def error_of(code: str, message: str) -> JsonObject:
+    """An error as PROTOCOL §3 has it, without a rule."""
     return {"code": code, "rule": "", "message": message}
 
 

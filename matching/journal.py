@@ -624,10 +624,13 @@ def _batch_of_sound_line(line: bytes, salt: int) -> int:
     return int(match[1]) if match is not None else 0
 
 
-def check_chain(source: Source, header: Header, until: Position) -> None:
+def check_chain(
+    source: Source, header: Header, until: Position, *, reach: Callable[[int], None]
+) -> None:
     """JournalDamaged if what is before a position are not the bytes that its chain vouches for.
 
     Much faster than reading the batches, and as sure; but where the damage is, reading them tells.
+    `reach` is told the bytes read so far, now and then.
     """
     chain = beginning(header).chain
     offset, rest = len(header.encode()), b""
@@ -648,6 +651,7 @@ def check_chain(source: Source, header: Header, until: Position) -> None:
                 raise JournalDamaged(offset - len(rest) + start, "the chain (h=) breaks here")
             start = end
         rest = rest[start:]
+        reach(offset)
     if rest or offset != until.offset or chain != until.chain:
         raise JournalDamaged(until.offset, f"the chain (h=) up to here is not {until.chain}")
 

@@ -2,10 +2,11 @@
 
     python matchingserver.py -p 8888 -t intc
 
-At a start the ticker is locked, then the port is taken, and only then the journal is touched. What
-arrives is decided at once and written together with all else that came while the batch before it
-was being synced (group commit, PROTOCOL §5); only then is it answered. A failed write or sync ends
-the process with exit code 75, and nobody is answered.
+At a start the ticker is locked, then the port is taken, and only then the journal is touched. While
+it is recovered, whoever asks is told so (`starting.py`). What arrives from then on is decided at
+once and written together with all else that came while the batch before it was being synced (group
+commit, PROTOCOL §5); only then is it answered. A failed write or sync ends the process with exit
+code 75, and nobody is answered.
 """
 
 if __name__ == "__main__":  # before the other imports, so that Ctrl-C ends these in silence
@@ -21,6 +22,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from matching.pidfile import pidfile
 from matching.ports import Disk, Locked
 from matching.recovery import Contradiction, Recovered, open_journal
 from matching.server import Options, Server
+from matching.starting import Abandoned, Starting
 
 
 def main() -> None:
@@ -77,29 +80,29 @@ async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
     venue_key = choose_key(options.key, var, any_text=options.demo)
     generations = read_generations(var)
     lock = _lock(disk, var, options.ticker)
+    path = options.journal_file(var)
     try:
         sockets = _bind(options)
-        path = options.journal_file(var)
-        recovered = _recover(disk, path, options)
-        server = Server(
-            recovered,
-            clock=SystemClock(),
-            dice=SystemDice(),
-            venue_key=venue_key,
-            generations=generations,
-            options=options,
-            var=var,
-        )
         with pidfile(var.run_dir, f"match-{options.ticker}"):
+            recovered = await _recover_meanwhile(disk, path, options, sockets)
+            server = Server(
+                recovered,
+                clock=SystemClock(),
+                dice=SystemDice(),
+                venue_key=venue_key,
+                generations=generations,
+                options=options,
+                var=var,
+            )
             await _serve(server, sockets, path)
+    except Abandoned:
+        say(f"matchingserver {options.ticker}: ended while it recovered; {path} is as it was")
     finally:
         lock.release()
 
 
 async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> None:
-    loop = asyncio.get_running_loop()
-    for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop_signal, server.stop)
+    _on_stop_signals(server.stop)
     try:
         server.begin()
         # What recovery built stays. A full collection would walk it each time: 33 ms of silence
@@ -120,6 +123,12 @@ async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> No
     finally:
         server.recovered.file.close()
         server.recovered.mark_file.close()
+
+
+def _on_stop_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop_signal, stop)
 
 
 def _beginning(recovered: Recovered) -> str:
@@ -150,7 +159,26 @@ def _bind(options: Options) -> list[socket.socket]:
         ) from error
 
 
-def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
+async def _recover_meanwhile(
+    disk: Disk, path: Path, options: Options, sockets: list[socket.socket]
+) -> Recovered:
+    """Recover in a thread, while the loop tells who asks how far it is. Abandoned; Fatal."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0  # it is made, or what is wrong with it is found as it is opened
+    starting = Starting(options.ticker, size)
+    _on_stop_signals(starting.abandon)
+    with starting.answering(sockets):
+        recovered = await asyncio.to_thread(_recover, disk, path, options, starting.reach)
+    if starting.is_abandoned:
+        recovered.file.close()
+        recovered.mark_file.close()
+        raise Abandoned
+    return recovered
+
+
+def _recover(disk: Disk, path: Path, options: Options, reach: Callable[[int], None]) -> Recovered:
     gc.disable()  # what recovery builds stays; walking it meanwhile takes a sixth of the time
     try:
         return open_journal(
@@ -161,6 +189,7 @@ def _recover(disk: Disk, path: Path, options: Options) -> Recovered:
             tick=options.tick,
             lot=options.lot,
             reference=options.price,
+            reach=reach,
         )
     except Locked as error:
         raise Fatal(

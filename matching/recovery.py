@@ -179,13 +179,15 @@ def open_journal(
     tick: int | None = None,
     lot: int | None = None,
     reference: int | None = None,
+    reach: Callable[[int], None] = lambda offset: None,
 ) -> Recovered:
     """Recover the engine of a journal, or make the journal: all but the first batch of this start.
 
     tick, lot and reference (ten-thousandths) are what the operator asked for, None where nothing:
     they make a new journal (default 0.01, 1, 100.00), and must not contradict an old one. The
     caller holds the ticker's lock; the journal's own is taken here, since a file may be named (-f)
-    under another `var/` too, and is held until the file is closed.
+    under another `var/` too, and is held until the file is closed. `reach` is told the byte up to
+    which the journal has been read, batch by batch; what it raises ends the opening.
 
     Locked: another server writes this file (exit 69). Contradiction or UnknownJournal: the
     configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75).
@@ -228,7 +230,7 @@ def open_journal(
             file,
             header,
             passed_over=passed_over,
-            replay_from=partial(_replay_history, file, header),
+            replay_from=partial(_replay_history, file, header, reach),
         )
         check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
         check_mark(settled, settled_path(path).name, lineage=header.lineage, end=end)
@@ -256,11 +258,14 @@ def open_journal(
     )
 
 
-def _replay_history(file: File, header: Header, replay: "Replay", start: Position) -> Position:
+def _replay_history(
+    file: File, header: Header, reach: Callable[[int], None], replay: "Replay", start: Position
+) -> Position:
     """Replay all that is sound from a position on; what a snapshot left out must be sound too."""
-    check_chain(file, header, start)
+    check_chain(file, header, start, reach=reach)
     for batch in (history := History(file, start)):
         replay.take(batch)
+        reach(batch.end_offset)
     return history.end
 
 

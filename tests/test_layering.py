@@ -20,7 +20,7 @@ CORE = (
     " engine records journal snapshot recovery session exchange marketdata deadman fanout"
     " client ports disk config console exits pidfile groupcommit server realtime httphandlers"
     " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter recent refusals"
-    " admission httpserver"
+    " admission httpserver starting"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -87,6 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),
+    "matching.starting": _matching("httphandlers httpserver"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order"),
     "robot.own_orders": ("robot.strategy", *_matching("order")),
@@ -124,6 +125,7 @@ LIBRARY_ROOMS = {
         "matching.httpserver",
         "matching.realtime",
         "matching.httphandlers",
+        "matching.starting",
         "matching.client",
         "matching.fanout",
         "app.controllers",

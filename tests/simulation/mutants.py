@@ -253,7 +253,7 @@ MUTANTS = (
     Mutant(
         "a snapshot is used without what is before it",
         "matching/recovery.py",
-        "    check_chain(file, header, start)\n",
+        "    check_chain(file, header, start, reach=reach)\n",
         "",
         by_day=True,
     ),

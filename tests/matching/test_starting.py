@@ -1,0 +1,243 @@
+"""A matching server while it recovers its journal: alive, not ready, and easy to end."""
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
+from tornado.websocket import websocket_connect
+
+from matching import matchingserver
+from matching.client import Client
+from matching.config import Var
+from matching.disk import SystemDice, SystemDisk, SystemFile
+from matching.journal import History
+from matching.recovery import open_journal, take_snapshot
+from matching.server import Options
+from matching.starting import Abandoned, Starting
+from tests.matching.serving import VENUE_KEY, form, serving
+from tests.waiting import PATIENCE_SECONDS, free_port
+
+
+class HeldFile:
+    """A real file, but reads of it wait, from a byte on, until its disk is released."""
+
+    def __init__(self, file: SystemFile, disk: "HeldDisk") -> None:
+        self._file = file
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset + length > self._disk.held_from:
+            self._disk.is_reached.set()
+            assert self._disk.is_released.wait(PATIENCE_SECONDS)
+        return self._file.read(offset, length)
+
+
+class HeldDisk(SystemDisk):
+    """The machine's disk, but a journal is read so far and no further until it is released."""
+
+    def __init__(self, held_from: int) -> None:
+        self.held_from = held_from
+        self.is_reached = threading.Event()
+        self.is_released = threading.Event()
+
+    def open(self, path: Path) -> Any:
+        file = super().open(path)
+        return HeldFile(file, self) if path.suffix == ".log" else file
+
+
+class Recovering:
+    """A server whose recovery is held; what it says meanwhile."""
+
+    def __init__(self, port: int, disk: HeldDisk, ended: "asyncio.Task[None]") -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.disk = disk
+        self.ended = ended
+
+    async def get(self, path: str, **options: Any) -> HTTPResponse:
+        return await AsyncHTTPClient().fetch(self.url + path, raise_error=False, **options)
+
+    async def until_ready(self) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (response := await self.get("/health/ready")).code != 200:
+                await asyncio.sleep(0.01)
+        ready: dict[str, Any] = json.loads(response.body)
+        return ready
+
+
+def write_journal(folder: Path) -> Path:
+    """The journal of a server with one resting order; its file."""
+
+    async def trade() -> Path:
+        async with serving(folder) as venue:
+            assert (await venue.order(f"7:buy intc 5@99 ts={venue.ts}")).code == 200
+            return venue.var.journal_file("intc")
+
+    return asyncio.run(trade())
+
+
+@asynccontextmanager
+async def recovering(folder: Path, *, held_from: int) -> AsyncIterator[Recovering]:
+    disk = HeldDisk(held_from)
+    port = free_port()
+    options = Options(ticker="intc", port=port, key=VENUE_KEY, snapshot_records=0)
+    run = asyncio.create_task(matchingserver.run(options, Var(folder), disk=disk))
+    try:
+        reached = asyncio.create_task(asyncio.to_thread(disk.is_reached.wait, PATIENCE_SECONDS))
+        await asyncio.wait((run, reached), return_when=asyncio.FIRST_COMPLETED)
+        assert not run.done(), run
+        yield Recovering(port, disk, run)
+    finally:
+        disk.is_released.set()
+        if not run.done():
+            signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await run
+
+
+def test_while_it_recovers_it_says_that_it_lives_and_is_not_ready(tmp_path: Path) -> None:
+    size = write_journal(tmp_path).stat().st_size
+
+    async def ask() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            live = await server.get("/health/live")
+            assert (live.code, json.loads(live.body)) == (200, {"live": True})
+            ready = await server.get("/health/ready")
+            assert ready.code == 503
+            assert json.loads(ready.body) == {
+                "ready": False,
+                "recovered_bytes": 0,
+                "journal_bytes": size,
+                "alarms": [],
+            }
+            server.disk.is_released.set()
+            told = await server.until_ready()
+            assert told["ready"] is True
+            assert (await server.get("/query")).code == 200
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", ["/", "/quote", "/query", "/time", "/metrics", "/nothing"])
+def test_while_it_recovers_nobody_is_shown_anything_else(tmp_path: Path, path: str) -> None:
+    write_journal(tmp_path)
+
+    async def ask() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            refused = await server.get(path)
+            assert (refused.code, refused.headers["Retry-After"]) == (503, "1")
+            error = json.loads(refused.body)["error"]
+            assert error["code"] == "not_ready"
+            assert error["message"] == (
+                "intc is being recovered: 0 % of its journal are read; try again in a moment"
+            )
+
+    asyncio.run(ask())
+
+
+def test_an_order_that_comes_too_early_is_refused_and_does_nothing(tmp_path: Path) -> None:
+    write_journal(tmp_path)
+
+    async def trade() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            text = "8:sell intc 5@99"
+            refused = await server.get("/", method="POST", body=form(text, "0" * 64))
+            assert (refused.code, json.loads(refused.body)["error"]["code"]) == (503, "not_ready")
+            with pytest.raises(HTTPClientError, match="503"):
+                await websocket_connect(f"{server.url.replace('http', 'ws')}/realtime")
+            server.disk.is_released.set()
+            await server.until_ready()
+            state = json.loads((await server.get("/query")).body)
+            assert (state["bids"], state["asks"]) == ([["99.00", 5, 1]], [])
+
+    asyncio.run(trade())
+
+
+def test_a_client_that_comes_too_early_trades_once_it_is_ready(tmp_path: Path) -> None:
+    write_journal(tmp_path)
+
+    async def trade() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            live = asyncio.Event()
+
+            def on_away(reason: str) -> None:
+                assert "503" in reason
+                server.disk.is_released.set()
+
+            url = f"{server.url.replace('http', 'ws')}/realtime"
+            client = Client(url, ticker="intc", key=VENUE_KEY)
+            following = asyncio.create_task(client.follow(on_live=live.set, on_away=on_away))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await live.wait()
+                answer = await client.send("8:sell intc 5@99")
+                assert answer["status"] == "filled"
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+    asyncio.run(trade())
+
+
+def test_asked_to_end_while_it_recovers_it_ends_and_leaves_the_journal_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_journal(tmp_path)
+    before = path.read_bytes()
+
+    async def end() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            assert (tmp_path / "run" / "match-intc.pid").exists(), "stop_all.sh finds it"
+            signal.raise_signal(signal.SIGTERM)
+            await server.get("/health/live")  # so that the loop has taken the signal
+            server.disk.is_released.set()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await server.ended
+            with pytest.raises(OSError, match="Connection refused"):
+                await server.get("/health/live")
+
+    asyncio.run(end())
+    assert path.read_bytes() == before
+    assert "ended while it recovered" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "match-intc.pid").exists()
+
+
+def test_a_recovery_says_how_far_it_is_batch_by_batch() -> None:
+    starting = Starting("intc", 400)
+    starting.reach(100)
+    assert starting.sentence == "intc is being recovered: 25 % of its journal are read"
+    starting.reach(401)  # it has grown since
+    assert "100 %" in starting.sentence
+    starting.abandon()
+    with pytest.raises(Abandoned):
+        starting.reach(402)
+
+
+def test_a_journal_that_is_made_has_nothing_to_recover() -> None:
+    assert "100 %" in Starting("intc", 0).sentence
+
+
+def test_opening_a_journal_tells_each_batch_and_what_lies_before_a_snapshot(tmp_path: Path) -> None:
+    path = write_journal(tmp_path)
+    ends = [batch.end_offset for batch in History(SystemDisk().open(path))]
+
+    def reached() -> list[int]:
+        told: list[int] = []
+        recovered = open_journal(
+            SystemDisk(), path, ticker="intc", dice=SystemDice(), reach=told.append
+        )
+        recovered.file.close()
+        recovered.mark_file.close()
+        return told
+
+    assert reached() == ends
+    take_snapshot(SystemDisk(), path)
+    assert reached() == ends[-1:]
