@@ -532,6 +532,8 @@ def check_product_ports(var: Var, db: DAL) -> Iterator[Finding]:
             yield ok(f"{what} is free")
         elif _is_served(var, product):
             yield ok(f"{what} is held by its matching server")
+        elif f"match-{product.name}" in running(var.run_dir):
+            yield warn(f"{what} is held; its matching server runs, and recovers or does not answer")
         else:
             yield _is_taken(what, reason, "give the product another")
 

@@ -371,6 +371,15 @@ def test_a_venue_at_work_holds_its_ports_itself(tmp_path: Path) -> None:
     close(market.db)
 
 
+def test_a_matching_server_that_is_not_ready_is_no_foreign_program(tmp_path: Path) -> None:
+    market = Market(make_var(tmp_path))
+    intc = market.register("intc")
+    with socket.create_server(("127.0.0.1", intc.port)), pidfile(market.var.run_dir, "match-intc"):
+        (finding,) = doctor.check_product_ports(market.var, market.db)
+    require(finding, WARN, f"port {intc.port} of intc is held; its matching server runs")
+    close(market.db)
+
+
 def test_before_the_first_start_it_makes_nothing(tmp_path: Path) -> None:
     var = Var(tmp_path / "nowhere")
     done = run(var, "--port", free_port())
