@@ -165,6 +165,14 @@ MUTANTS = (
         "            line = self._line(offset)\n            seq += 1\n",
     ),
     Mutant(
+        "a batch is taken without its chain",
+        "matching/journal.py",
+        '        if self._block[commit:end] != _seal(f"{text} h={chain}",'
+        ' self._header.salt).encode("ascii"):\n            return None\n',
+        "",
+        by_day=True,
+    ),
+    Mutant(
         "a line's CRC is not checked",
         "matching/journal.py",
         '            if line[-_CRC_SIZE:] != b" x=%08x\\n" % crc32(text, salt):\n',
