@@ -705,9 +705,17 @@ def _reason(error: BaseException) -> str:
     """Why the other side cannot be reached, in a few words."""
     if isinstance(error, StreamClosedError):
         return _reason(error.real_error) if error.real_error is not None else "connection closed"
+    if isinstance(error, HTTPError) and error.response is not None:
+        match _json_object(error.response):
+            case {"error": {"message": str(message)}} if message.isprintable():
+                return f"HTTP {error.code}: {message[:_REASON_LIMIT]}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
+
+
+_REASON_LIMIT = 200
+"""Of a sentence that a server gives as its reason (characters): it may be any program."""
 
 
 def _milliseconds(rfc3339: str) -> int:

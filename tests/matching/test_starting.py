@@ -14,7 +14,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 from tornado.websocket import websocket_connect
 
 from matching import matchingserver
-from matching.client import Client
+from matching.client import Away, Client, query
 from matching.config import Var
 from matching.disk import SystemDice, SystemDisk, SystemFile
 from matching.journal import History
@@ -140,6 +140,19 @@ def test_while_it_recovers_nobody_is_shown_anything_else(tmp_path: Path, path: s
             assert error["message"] == (
                 "intc is being recovered: 0 % of its journal are read; try again in a moment"
             )
+
+    asyncio.run(ask())
+
+
+def test_who_asks_for_the_market_hears_why_it_is_away(tmp_path: Path) -> None:
+    write_journal(tmp_path)
+
+    async def ask() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            with pytest.raises(
+                Away, match="/query: HTTP 503: intc is being recovered: 0 % of its journal"
+            ):
+                await query(f"{server.url}/query")
 
     asyncio.run(ask())
 
