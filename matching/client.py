@@ -24,6 +24,7 @@ refusal; a text with a `ts=` of its own is sent as it is.
 """
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -64,6 +65,9 @@ CLOSE_SECONDS = 2.0
 STEADY_SECONDS = 5.0
 """A connection that stood for so long was a good one: the wait before the next begins anew."""
 
+NOT_READY_SECONDS = 0.5
+"""A server that says that it is not ready yet is asked again so soon at the latest."""
+
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s. A ping without an answer for as long ends the connection."""
 
@@ -94,6 +98,10 @@ class Refused(Exception):
 
 class Away(Exception):
     """The server cannot be reached; nothing was sent."""
+
+
+class NotReady(Away):
+    """The server is there, and takes nobody yet (503): it recovers, and that takes seconds."""
 
 
 class Unanswered(Exception):
@@ -234,7 +242,8 @@ class Client:
             opening.add_done_callback(_close_late)
             raise
         except (OSError, HTTPError, StreamClosedError, WebSocketError) as error:
-            raise Away(f"{self.url}: {_reason(error)}") from error
+            is_there = isinstance(error, HTTPError) and error.code == _NOT_READY
+            raise (NotReady if is_there else Away)(f"{self.url}: {_reason(error)}") from error
         # PROTOCOL §4; Tornado takes it off again when the handshake's request is written.
         if connection.protocol is not None:
             connection.protocol.set_nodelay(True)
@@ -311,6 +320,7 @@ class Client:
         is_away = False
         try:
             while True:
+                longest = math.inf
                 try:
                     await self._set_up(channels, depth)
                     is_away = False
@@ -323,6 +333,8 @@ class Client:
                     reason = f"{self.url}: the connection is lost"
                 except (Away, Unanswered) as error:
                     reason = str(error)
+                    if isinstance(error, NotReady):
+                        longest = NOT_READY_SECONDS
                 except Refused as refused:
                     if refused.code not in PASSING:
                         raise
@@ -330,7 +342,7 @@ class Client:
                 if on_away is not None and not is_away:
                     on_away(reason)
                 is_away = True
-                await asyncio.sleep(backoff.next_seconds())
+                await asyncio.sleep(min(backoff.next_seconds(), longest))
         finally:
             await self.close()
 
@@ -638,6 +650,9 @@ async def query(query_url: str) -> Answer:
         raise Away(f"{query_url} gives no state of a product")
     return state
 
+
+_NOT_READY = 503
+"""The status of a server that recovers, or ends."""
 
 _NO_RESPONSE = 599
 """Tornado's status for a response that never came."""
