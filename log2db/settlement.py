@@ -51,7 +51,7 @@ from matching.order import (
     Status,
     TimeInForce,
 )
-from matching.records import CommandRecord, Record
+from matching.records import Body, CommandRecord, Record
 
 MAX_RECORDS = 1_000
 """A transaction takes so many records at most, or one batch if that alone has more."""
@@ -141,11 +141,6 @@ class OrderRow(msgspec.Struct, gc=False):
     id: int = 0
     fixed: tuple[object, ...] = ()
 
-    def fill(self, quantity: int) -> None:
-        """Take in a trade."""
-        self.filled += quantity
-        self.status = FILLED if self.filled >= self.quantity else PARTIALLY_FILLED
-
     def changes(self) -> tuple[object, ...]:
         """What stands in the columns of _ORDER_CHANGES."""
         return (
@@ -189,15 +184,14 @@ class Holding:
         """Take in a trade: shares come for negative cash, and go for positive."""
         self.new_cash += cash
         self.changed = True
-        if self.shares * shares < 0:
-            closed = min(abs(shares), abs(self.shares))
-            value = abs(cash) * closed // abs(shares)
-            self.cost -= self.cost * closed // abs(self.shares)
-            opened = abs(cash) - value if closed < abs(shares) else 0
-            self.cost += opened
-        else:
-            self.cost += abs(cash)
+        held, value = self.shares, abs(cash)
         self.shares += shares
+        if held * shares >= 0:  # more of the same
+            self.cost += value
+        elif abs(shares) <= abs(held):  # some is closed, or all
+            self.cost -= self.cost * abs(shares) // abs(held)
+        else:  # all is closed, and the rest opened
+            self.cost = value - value * abs(held) // abs(shares)
 
 
 def resume(db: DAL, header: Header) -> Position:
@@ -293,8 +287,7 @@ def _settle_rows(
 ) -> "_Fold":
     """All that a step does, but for the cash of accounts."""
     fold = _Fold(db, header, step.records)
-    for record in step.records:
-        fold.take(record, at)
+    fold.take(step.records, at)
     _move(db, header, before, step.after, fold.place, closed=closed)
     try:
         fold.write(db)
@@ -324,35 +317,18 @@ class _Fold:
         self.holdings |= self._stored_holdings(db, owners)
         self.matches: list[tuple[object, ...]] = []
 
-    def take(self, record: Record, at: int) -> None:
-        """Fold one record in; `at` is the time of this settlement."""
-        body = record.body
-        if record.time > self.place.time:  # a check has none
-            self.place.time = record.time
-        match body:
-            case Trade():
+    def take(self, records: Sequence[Record], at: int) -> None:
+        """Fold the records in; `at` is the time of this settlement."""
+        for record in records:  # looked at by type: most are trades and new orders
+            body = record.body
+            if type(body) is Trade:
                 self._trade(record, body, at)
-            case CommandRecord(command=NewOrder() as order):
-                self.orders[body.oid] = self._new_row(record, body.oid, order)
-            case CommandRecord(command=Amend() as amend):
-                row = self._changed(body.oid, record)
-                row.quantity = amend.quantity
-                row.price = amend.price or 0
-                row.stop = amend.stop or row.stop  # what a triggered order had stays to be seen
-            case CommandRecord(command=ChangeSettings() as change):
-                self.place.change(dict(change.settings))
-            case CommandRecord(command=SetPhase(phase=phase)) | PhaseChanged(phase=phase):
-                self.place.enter(phase)
-            case Canceled():
-                row = self._changed(body.oid, record)
-                row.status = CANCELED
-                row.reason = str(body.reason)
-            case Triggered():
-                row = self._changed(body.oid, record)
-                row.status = OPEN
-                row.triggered_on = record.time
-            case Decremented():
-                self._changed(body.oid, record).quantity -= body.quantity
+            elif type(body) is CommandRecord:
+                self._command(record, body)
+            else:
+                self._event(record, body)
+        times = (record.time for record in reversed(records) if record.time)  # a check has none
+        self.place.time = next(times, self.place.time)
 
     def write(self, db: DAL) -> None:
         """Write what was folded: each row once."""
@@ -386,6 +362,35 @@ class _Fold:
         lock_rows(db, "auth_user", [owner for _, owner in accounts])
         update_many(db, "auth_user", ["actual_cash +"], accounts)
 
+    def _command(self, record: Record, body: CommandRecord) -> None:
+        match body.command:
+            case NewOrder() as order:
+                self.orders[body.oid] = self._new_row(record, body.oid, order)
+            case Amend() as amend:
+                row = self._changed(body.oid, record)
+                row.quantity = amend.quantity
+                row.price = amend.price or 0
+                row.stop = amend.stop or row.stop  # what a triggered order had stays to be seen
+            case ChangeSettings() as change:
+                self.place.change(dict(change.settings))
+            case SetPhase(phase=phase):
+                self.place.enter(phase)
+
+    def _event(self, record: Record, body: Body) -> None:
+        match body:
+            case Canceled():
+                row = self._changed(body.oid, record)
+                row.status = CANCELED
+                row.reason = str(body.reason)
+            case Triggered():
+                row = self._changed(body.oid, record)
+                row.status = OPEN
+                row.triggered_on = record.time
+            case Decremented():
+                self._changed(body.oid, record).quantity -= body.quantity
+            case PhaseChanged():
+                self.place.enter(body.phase)
+
     def _trade(self, record: Record, trade: Trade, at: int) -> None:
         value = trade.quantity * trade.price
         buyer_fee = seller_fee = 0
@@ -404,8 +409,10 @@ class _Fold:
         if trade.buyer != trade.seller:  # who trades with himself has what he had
             holdings[trade.buyer].trade(trade.quantity, -value)
             holdings[trade.seller].trade(-trade.quantity, value)
-        self._changed(trade.buy_oid, record).fill(trade.quantity)
-        self._changed(trade.sell_oid, record).fill(trade.quantity)
+        for oid in (trade.buy_oid, trade.sell_oid):
+            row = self._changed(oid, record)
+            row.filled += trade.quantity
+            row.status = FILLED if row.filled >= row.quantity else PARTIALLY_FILLED
         self.matches.append(
             (
                 ticker,
@@ -486,16 +493,16 @@ def _touched(records: Sequence[Record]) -> tuple[set[int], set[int]]:
     made: set[int] = set()
     owners: set[int] = set()
     for record in records:
-        match record.body:
-            case Trade() as trade:
-                oids.add(trade.buy_oid)
-                oids.add(trade.sell_oid)
-                owners.add(trade.buyer)
-                owners.add(trade.seller)
-            case CommandRecord(command=NewOrder()) as body:
-                made.add(body.oid)
-            case Canceled() | Triggered() | Decremented() | CommandRecord(command=Amend()) as body:
-                oids.add(body.oid)
+        body = record.body
+        if type(body) is Trade:
+            oids.add(body.buy_oid)
+            oids.add(body.sell_oid)
+            owners.add(body.buyer)
+            owners.add(body.seller)
+        elif type(body) is CommandRecord:
+            (made if type(body.command) is NewOrder else oids).add(body.oid)
+        elif isinstance(body, Canceled | Triggered | Decremented):
+            oids.add(body.oid)
     if owners:
         owners.add(HOUSE)  # for the fees
     return oids - made, owners
