@@ -22,8 +22,10 @@ numbers here: those without an account have a position, and their cash is in it.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from app.models.db import (
     DAL,
@@ -66,14 +68,9 @@ _TEXT: dict[StrEnum, str] = {
 }
 """The plain text of what an order's row says; str() takes longer than to look it up."""
 
-_ORDER_FIXED = (
-    "ticker, lineage, oid, seq, buy_sell, peak, client_id, tif, stp, post, cod, created_on,"
-    " created_by"
-)
-_ORDER_CHANGES = "quantity, price, stop_price, status, filled, reason, triggered_on, modified_on"
 _MATCH_COLUMNS = (
-    "ticker, lineage, seq, tid, quantity, price, buyer, seller, buy_oid, sell_oid, taker,"
-    " buyer_fee, seller_fee, match_time, created_on"
+    "seq, tid, quantity, price, buyer, seller, buy_oid, sell_oid, taker, buyer_fee, seller_fee,"
+    " match_time"
 )
 
 
@@ -125,34 +122,47 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class OrderRow(msgspec.Struct, gc=False):
-    """What changes of an order's row, in the order of _ORDER_CHANGES.
+    """What an order's row says beside ticker and lineage; each field is a column.
 
-    `id` is the row's; 0: it is still to be made, and `fixed` are its other columns.
+    Those from `quantity` on change.
     """
 
+    oid: int
+    seq: int
+    created_on: int
+    created_by: int
+    buy_sell: str
+    client_id: str
+    tif: str
+    stp: str
+    post: str
+    cod: str
+    peak: int
     quantity: int
     price: int
-    stop: int
+    stop_price: int
     status: str
     filled: int = 0
     reason: str = ""
     triggered_on: int = 0
     modified_on: int = 0
-    id: int = 0
-    fixed: tuple[object, ...] = ()
 
     def changes(self) -> tuple[object, ...]:
         """What stands in the columns of _ORDER_CHANGES."""
         return (
             self.quantity,
             self.price,
-            self.stop,
+            self.stop_price,
             self.status,
             self.filled,
             self.reason,
             self.triggered_on,
             self.modified_on,
         )
+
+
+_ORDER_COLUMNS = ", ".join(OrderRow.__struct_fields__)
+_ORDER_CHANGES = OrderRow.__struct_fields__[OrderRow.__struct_fields__.index("quantity") :]
 
 
 @dataclass(slots=True)
@@ -287,10 +297,10 @@ def _settle_rows(
 ) -> "_Fold":
     """All that a step does, but for the cash of accounts."""
     fold = _Fold(db, header, step.records)
-    fold.take(step.records, at)
+    fold.take(step.records)
     _move(db, header, before, step.after, fold.place, closed=closed)
     try:
-        fold.write(db)
+        fold.write(db, at)
     except Taken as taken:
         raise ForeignJournal(
             f"the database is at record {before.seq}, and has rows of what follows it already"
@@ -302,27 +312,33 @@ class _Fold:
     """The rows that some records make or change."""
 
     def __init__(self, db: DAL, header: Header, records: Sequence[Record]) -> None:
-        self.key = (header.ticker, header.lineage)
+        self.key = {"ticker": header.ticker, "lineage": header.lineage}
         self.place = Place(
             *rows(
                 db,
                 f"SELECT {', '.join(Place.__struct_fields__)} FROM log_position"
                 " WHERE ticker = ? AND lineage = ?",
-                *self.key,
+                *self.key.values(),
             )[0]
         )
         oids, owners = _touched(records)
-        self.orders = self._stored_orders(db, oids)
+        self.orders: dict[int, OrderRow] = {}
+        self.ids: dict[int, int] = {}
+        """The ids of the orders' rows that the database has already."""
+        for row_id, *row in self._stored_orders(db, oids):
+            order = OrderRow(*row)
+            self.orders[order.oid] = order
+            self.ids[order.oid] = row_id
         self.holdings = {owner: Holding() for owner in owners}
         self.holdings |= self._stored_holdings(db, owners)
         self.matches: list[tuple[object, ...]] = []
 
-    def take(self, records: Sequence[Record], at: int) -> None:
-        """Fold the records in; `at` is the time of this settlement."""
+    def take(self, records: Sequence[Record]) -> None:
+        """Fold the records in."""
         for record in records:  # looked at by type: most are trades and new orders
             body = record.body
             if type(body) is Trade:
-                self._trade(record, body, at)
+                self._trade(record, body)
             elif type(body) is CommandRecord:
                 self._command(record, body)
             else:
@@ -330,23 +346,26 @@ class _Fold:
         times = (record.time for record in reversed(records) if record.time)  # a check has none
         self.place.time = next(times, self.place.time)
 
-    def write(self, db: DAL) -> None:
-        """Write what was folded: each row once."""
-        new = [row.fixed + row.changes() for row in self.orders.values() if not row.id]
-        changed = [(*row.changes(), row.id) for row in self.orders.values() if row.id]
-        insert_many(db, "buy_sell_order", f"{_ORDER_FIXED}, {_ORDER_CHANGES}", new)
-        if update_many(db, "buy_sell_order", _ORDER_CHANGES.split(", "), changed) != len(changed):
+    def write(self, db: DAL, at: int) -> None:
+        """Write what was folded: each row once. `at` is the time of this settlement."""
+        new = [astuple(order) for oid, order in self.orders.items() if oid not in self.ids]
+        changed = [(*self.orders[oid].changes(), row_id) for oid, row_id in self.ids.items()]
+        insert_many(db, "buy_sell_order", _ORDER_COLUMNS, new, same=self.key)
+        if update_many(db, "buy_sell_order", _ORDER_CHANGES, changed) != len(changed):
             raise Fenced("its orders' rows were made anew since they were read")
-        insert_many(db, '"match"', _MATCH_COLUMNS, self.matches)
+        insert_many(
+            db, '"match"', _MATCH_COLUMNS, self.matches, same={**self.key, "created_on": at}
+        )
         insert_many(
             db,
             "position",
-            "ticker, lineage, owner, shares, cost, cash",
+            "owner, shares, cost, cash",
             [
-                (*self.key, owner, holding.shares, holding.cost, holding.new_cash)
+                (owner, holding.shares, holding.cost, holding.new_cash)
                 for owner, holding in self.holdings.items()
                 if holding.changed
             ],
+            same=self.key,
             conflict="ON CONFLICT (ticker, lineage, owner) DO UPDATE SET shares = excluded.shares,"
             " cost = excluded.cost, cash = position.cash + excluded.cash",
         )
@@ -365,12 +384,13 @@ class _Fold:
     def _command(self, record: Record, body: CommandRecord) -> None:
         match body.command:
             case NewOrder() as order:
-                self.orders[body.oid] = self._new_row(record, body.oid, order)
+                self.orders[body.oid] = _new_order(record, body.oid, order)
             case Amend() as amend:
                 row = self._changed(body.oid, record)
                 row.quantity = amend.quantity
                 row.price = amend.price or 0
-                row.stop = amend.stop or row.stop  # what a triggered order had stays to be seen
+                # What a triggered order had stays to be seen.
+                row.stop_price = amend.stop or row.stop_price
             case ChangeSettings() as change:
                 self.place.change(dict(change.settings))
             case SetPhase(phase=phase):
@@ -391,10 +411,9 @@ class _Fold:
             case PhaseChanged():
                 self.place.enter(body.phase)
 
-    def _trade(self, record: Record, trade: Trade, at: int) -> None:
+    def _trade(self, record: Record, trade: Trade) -> None:
         value = trade.quantity * trade.price
         buyer_fee = seller_fee = 0
-        ticker, lineage = self.key
         place, holdings = self.place, self.holdings
         place.last = trade.price
         if trade.taker is not None and (place.maker_fee or place.taker_fee):
@@ -415,8 +434,6 @@ class _Fold:
             row.status = FILLED if row.filled >= row.quantity else PARTIALLY_FILLED
         self.matches.append(
             (
-                ticker,
-                lineage,
                 record.seq,
                 trade.tid,
                 trade.quantity,
@@ -429,33 +446,7 @@ class _Fold:
                 buyer_fee,
                 seller_fee,
                 record.time,
-                at,
             )
-        )
-
-    def _new_row(self, record: Record, oid: int, order: NewOrder) -> OrderRow:
-        ticker, lineage = self.key
-        return OrderRow(
-            order.quantity,
-            order.price,
-            order.stop,
-            PENDING_STOP if order.stop else OPEN,
-            modified_on=record.time,
-            fixed=(
-                ticker,
-                lineage,
-                oid,
-                record.seq,
-                _TEXT[order.side],
-                order.peak,
-                order.client_id,
-                _TEXT[order.tif],
-                _TEXT[order.stp],
-                "FT"[order.post],
-                "FT"[order.cod],
-                record.time,
-                order.owner,
-            ),
         )
 
     def _changed(self, oid: int, record: Record) -> OrderRow:
@@ -467,24 +458,44 @@ class _Fold:
         row.modified_on = record.time
         return row
 
-    def _stored_orders(self, db: DAL, oids: set[int]) -> dict[int, OrderRow]:
-        found = rows_among(
+    def _stored_orders(self, db: DAL, oids: set[int]) -> list[Any]:
+        return rows_among(
             db,
-            f"SELECT oid, {_ORDER_CHANGES}, id FROM buy_sell_order"
+            f"SELECT id, {_ORDER_COLUMNS} FROM buy_sell_order"
             " WHERE ticker = ? AND lineage = ? AND oid",
-            *self.key,
+            *self.key.values(),
             among=oids,
         )
-        return {oid: OrderRow(*row) for oid, *row in found}
 
     def _stored_holdings(self, db: DAL, owners: set[int]) -> dict[int, Holding]:
         found = rows_among(
             db,
             "SELECT owner, shares, cost FROM position WHERE ticker = ? AND lineage = ? AND owner",
-            *self.key,
+            *self.key.values(),
             among=owners,
         )
         return {owner: Holding(shares, cost) for owner, shares, cost in found}
+
+
+def _new_order(record: Record, oid: int, order: NewOrder) -> OrderRow:
+    return OrderRow(
+        oid,
+        record.seq,
+        record.time,
+        order.owner,
+        _TEXT[order.side],
+        order.client_id,
+        _TEXT[order.tif],
+        _TEXT[order.stp],
+        "FT"[order.post],
+        "FT"[order.cod],
+        order.peak,
+        order.quantity,
+        order.price,
+        order.stop,
+        PENDING_STOP if order.stop else OPEN,
+        modified_on=record.time,
+    )
 
 
 def _touched(records: Sequence[Record]) -> tuple[set[int], set[int]]:
@@ -520,7 +531,7 @@ def _move(
         after.offset,
         after.batch,
         after.chain,
-        *msgspec.structs.astuple(place),
+        *astuple(place),
         header.ticker,
         header.lineage,
         before.seq,

@@ -24,9 +24,10 @@ import os
 import select
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydal import DAL as DAL  # exported: others name the type of what they hand on
@@ -228,21 +229,29 @@ def rows_among(db: DAL, sql: str, *values: object, among: Iterable[int]) -> list
 
 
 def insert_many(
-    db: DAL, table: str, columns: str, values: Sequence[Sequence[Any]], *, conflict: str = ""
+    db: DAL,
+    table: str,
+    columns: str,
+    values: Sequence[Sequence[Any]],
+    *,
+    same: Mapping[str, object] = MappingProxyType({}),
+    conflict: str = "",
 ) -> None:
     """Insert many rows: far faster than pyDAL's insert for each. conflict: an ON CONFLICT clause.
 
-    Each column's values are all numbers, or all text. Taken if a unique column already has one.
+    `same` is what every row has in the columns that it names. Each other column's values are all
+    numbers, or all text. Taken if a unique column already has one.
     """
     if not values:
         return
+    into = f"INTO {table} ({', '.join([*same, columns])})"
     try:
         if _is_sqlite(db):
-            _insert_many_on_sqlite(_cursor(db), f"INTO {table} ({columns})", values, conflict)
+            _insert_many_on_sqlite(_cursor(db), into, [*same.values()], values, conflict)
         else:
             unnested, arrays = _unnested(values)
-            into = f"INSERT INTO {table} ({columns})"
-            execute(db, f"{into} SELECT * FROM {unnested} {conflict}", *arrays)
+            selected = f"SELECT {'?, ' * len(same)}v.* FROM {unnested} v"
+            execute(db, f"INSERT {into} {selected} {conflict}", *same.values(), *arrays)
     except db._adapter.driver.IntegrityError as error:
         raise Taken(table) from error
 
@@ -490,25 +499,28 @@ def _connection(db: DAL) -> Any:
 
 
 def _insert_many_on_sqlite(
-    cursor: Any, into: str, values: Sequence[Sequence[Any]], conflict: str
+    cursor: Any, into: str, same: list[object], values: Sequence[Sequence[Any]], conflict: str
 ) -> None:
     """As many rows a statement as its parameters allow, then the rest one by one.
 
+    What is the same in all rows is handed over once a statement: ?1, ?2 …
     OR FAIL: else SQLite would copy each page first, to undo the statement alone if it fails.
     """
     width = len(values[0])
-    row = f"({', '.join('?' * width)})"
-    at_once = _NUMBERS_A_STATEMENT // width
+    shared = [f"?{number}" for number in range(1, len(same) + 1)]
+    row = f"({', '.join([*shared, *'?' * width])})"
+    at_once = (_NUMBERS_A_STATEMENT - len(same)) // width
     full = len(values) - len(values) % at_once
     if full:
         cursor.executemany(
             f"INSERT OR FAIL {into} VALUES {', '.join([row] * at_once)} {conflict}",
             (
-                list(chain.from_iterable(values[first : first + at_once]))
+                same + list(chain.from_iterable(values[first : first + at_once]))
                 for first in range(0, full, at_once)
             ),
         )
-    cursor.executemany(f"INSERT OR FAIL {into} VALUES {row} {conflict}", values[full:])
+    rest = [(*same, *each) for each in values[full:]]
+    cursor.executemany(f"INSERT OR FAIL {into} VALUES {row} {conflict}", rest)
 
 
 def _unnested(values: Sequence[Sequence[Any]]) -> tuple[str, list[str]]:

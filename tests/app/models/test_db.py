@@ -637,6 +637,19 @@ def test_any_number_of_rows_is_inserted_in_their_order(db: DAL, count: int) -> N
     assert stored == [(number,) for number in range(count)]
 
 
+@pytest.mark.parametrize("count", [0, 1, 448, 449, 450, 1000])
+def test_what_is_the_same_in_all_rows_is_in_each_of_them(db: DAL, count: int) -> None:
+    """SQLite takes 449 of them in one statement, with its 900 numbers."""
+    add_user(db, "alice")
+    values = [(f"{number} '?1'", number) for number in range(count)]
+    with transaction(db, write=True):
+        execute(db, "DELETE FROM ledger")
+        insert_many(db, "ledger", "reason, amount", values, same={"deposit": "F", "owner": 1})
+    with transaction(db):
+        stored = rows(db, "SELECT reason, amount, deposit, owner FROM ledger ORDER BY id")
+    assert stored == [(*value, "F", 1) for value in values]
+
+
 @pytest.mark.parametrize("place", [0, 170, 359, 360, 399])
 def test_of_rows_of_which_one_is_taken_none_is_inserted(db: DAL, place: int) -> None:
     """SQLite takes 180 of them in one statement, with its 900 numbers."""
