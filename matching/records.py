@@ -177,6 +177,14 @@ def _amend_with_all_values(amend: Amend, amended: Event) -> Amend:
 
 def parse_line(line: str, *, ticker: str) -> tuple[int, Body]:
     """Time and body of a line without ` s= b= x=`; ValueError if it has no known form."""
+    usual = _ORDER_OR_TRADE.fullmatch(line)
+    if usual is not None:
+        seconds, fraction, number, acting, quantity, prices, options, *trade = usual.groups()
+        time = _parse_number(seconds) * 1_000_000 + int(fraction)
+        if number is None:
+            return time, _trade_of_words(*trade)
+        order = order_of_words(number, acting, quantity, prices, options, ticker)
+        return time, CommandRecord(*order)
     time_text, separator, text = line.partition(": ")
     if not separator:
         match = _CHECK.fullmatch(line)
@@ -318,7 +326,7 @@ _WHY = r"(?: why=(?!user\b)([a-z_]+))?"
 _SIGNATURE = "(?: g=([0-9a-f]{16}))?"
 
 _TIME = re.compile(TIME, re.ASCII)
-_PRICES = re.compile(rf"({PRICE})/({PRICE})", re.ASCII)
+_PRICE = re.compile(PRICE, re.ASCII)
 _OPTIONS = re.compile(
     rf"(?: id=({protocol.CLIENT_ID.pattern}))?(?: tif=(day|ioc|fok))?"
     rf"(?: stp=(maker|both|decrement|none))?( post)?(?: peak=({POSITIVE}))?( cod=1)?{_SIGNATURE}",
@@ -340,10 +348,12 @@ _CANCEL = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) del{_WHY}{_SIGNATURE}", re.A
 _CANCEL_ALL = re.compile(rf"\[0\] ({_OWNER}) del all{_WHY}{_SIGNATURE}", re.ASCII)
 _VENUE = re.compile(rf"\[0\] 0 (phase|set|limit|key) (.+?){_WHY}{_SIGNATURE}", re.ASCII)
 _TRADE = re.compile(
-    rf"match ({POSITIVE})@({PRICE}) from ({_OWNER})\(({POSITIVE})\)"
-    rf" to ({_OWNER})\(({POSITIVE})\) t=({POSITIVE}) k=(buy|sell|none)",
+    rf"match ({POSITIVE})@([0-9.]+) from ([0-9]+)\(({POSITIVE})\)"
+    rf" to ([0-9]+)\(({POSITIVE})\) t=({POSITIVE}) k=(buy|sell|none)",
     re.ASCII,
 )
+# The two that most lines of a journal are, at one look.
+_ORDER_OR_TRADE = re.compile(rf"([0-9]+)\.([0-9]{{6}}): (?:{ORDER}|{_TRADE.pattern})", re.ASCII)
 _CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({NUMBER}) ([a-z_]+)", re.ASCII)
 _TRIGGERED = re.compile(rf"triggered \[({POSITIVE})\]", re.ASCII)
 _DECREMENTED = re.compile(rf"decremented \[({POSITIVE})\] ({POSITIVE})", re.ASCII)
@@ -514,17 +524,15 @@ def _parse_owner(text: str) -> int:
 @lru_cache(maxsize=65_536)
 def _parse_prices(text: str) -> tuple[int, int]:
     """`PRICE/STOP`; ValueError."""
-    match = _PRICES.fullmatch(text)
-    if match is None:
-        raise ValueError(f"no price and stop: {text!r}")
-    return _parse_price(match[1]), _parse_price(match[2])
+    price, _, stop = text.partition("/")
+    return _parse_price(price), _parse_price(stop)
 
 
 @lru_cache(maxsize=65_536)
 def _parse_price(text: str) -> int:
-    """A price of the form of PRICE; ValueError for a 0 that is written as a price."""
-    if text == "0.00":
-        raise ValueError("a price of nothing is written 0")
+    """A price of the form of PRICE; ValueError for another, and a 0 that is written as a price."""
+    if text == "0.00" or _PRICE.fullmatch(text) is None:
+        raise ValueError(f"no price as it is written: {text!r}")
     return parse_price(text)
 
 
@@ -562,15 +570,26 @@ def _parse_venue_command(match: re.Match[str], ticker: str) -> CommandRecord | N
 
 def _parse_trade(text: str) -> Trade | None:
     match = _TRADE.fullmatch(text)
-    if match is None:
-        return None
-    quantity, price, seller, sell_oid, buyer, buy_oid, tid, taker = match.groups()
+    return _trade_of_words(*match.groups()) if match is not None else None
+
+
+def _trade_of_words(
+    quantity: str,
+    price: str,
+    seller: str,
+    sell_oid: str,
+    buyer: str,
+    buy_oid: str,
+    tid: str,
+    taker: str,
+) -> Trade:
+    """A trade by the groups of _TRADE; ValueError."""
     return Trade(
         tid=int(tid),
         price=_parse_price(price),
-        quantity=int(quantity),
-        buyer=int(buyer),
-        seller=int(seller),
+        quantity=_number(quantity),
+        buyer=_parse_owner(buyer),
+        seller=_parse_owner(seller),
         buy_oid=int(buy_oid),
         sell_oid=int(sell_oid),
         taker=_TAKERS[taker],
