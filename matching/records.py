@@ -328,8 +328,9 @@ _SIGNATURE = "(?: g=([0-9a-f]{16}))?"
 _TIME = re.compile(TIME, re.ASCII)
 _PRICE = re.compile(PRICE, re.ASCII)
 _OPTIONS = re.compile(
-    rf"(?: id=({protocol.CLIENT_ID.pattern}))?(?: tif=(day|ioc|fok))?"
-    rf"(?: stp=(maker|both|decrement|none))?( post)?(?: peak=({POSITIVE}))?( cod=1)?{_SIGNATURE}",
+    rf"(?: id=({protocol.CLIENT_ID.pattern}))?"
+    rf"(?:$|(?: tif=(day|ioc|fok))?(?: stp=(maker|both|decrement|none))?( post)?"
+    rf"(?: peak=({POSITIVE}))?( cod=1)?{_SIGNATURE})",  # most have an id, and no more
     re.ASCII,
 )
 # Orders and plain cancels are most of a journal. Many lines of them are taken apart at once, into
