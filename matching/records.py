@@ -179,8 +179,8 @@ def parse_line(line: str, *, ticker: str) -> tuple[int, Body]:
     """Time and body of a line without ` s= b= x=`; ValueError if it has no known form."""
     usual = _ORDER_OR_TRADE.fullmatch(line)
     if usual is not None:
-        seconds, fraction, number, acting, quantity, prices, options, *trade = usual.groups()
-        time = _parse_number(seconds) * 1_000_000 + int(fraction)
+        stamp, number, acting, quantity, prices, options, *trade = usual.groups()
+        time = known_time(stamp)
         if number is None:
             return time, _trade_of_words(*trade)
         order = order_of_words(number, acting, quantity, prices, options, ticker)
@@ -354,7 +354,7 @@ _TRADE = re.compile(
     re.ASCII,
 )
 # The two that most lines of a journal are, at one look.
-_ORDER_OR_TRADE = re.compile(rf"([0-9]+)\.([0-9]{{6}}): (?:{ORDER}|{_TRADE.pattern})", re.ASCII)
+_ORDER_OR_TRADE = re.compile(rf"({TIME}): (?:{ORDER}|{_TRADE.pattern})", re.ASCII)
 _CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({NUMBER}) ([a-z_]+)", re.ASCII)
 _TRIGGERED = re.compile(rf"triggered \[({POSITIVE})\]", re.ASCII)
 _DECREMENTED = re.compile(rf"decremented \[({POSITIVE})\] ({POSITIVE})", re.ASCII)
