@@ -2,7 +2,9 @@
 
 One line watches: a venue session subscribed to book, trades and every owner's orders, from which
 all browsers are fed. The other trades: a session of its own, so that the watching one is also told
-what the platform itself sends, and each browser sees every change of its owner's orders.
+what the platform itself sends, and each browser sees every change of its owner's orders. They are
+made again one after the other, in any order: a market is live when both stand, for a browser that
+is told so may send an order.
 
 A market whose matching server is away keeps its last state, says so to its browsers, and goes on by
 itself when the server is back. Everything here lives on the event loop, and is read on it.
@@ -93,6 +95,7 @@ class Market:
         )
         self._open_orders: defaultdict[int, dict[int, JsonObject]] = defaultdict(dict)
         self._private: defaultdict[int, set[Listener]] = defaultdict(set)
+        self._is_watched = False
         self._lineage: str | None = None
         self._on_can_trade = on_live
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,8 +125,8 @@ class Market:
         """Connect both lines, and keep them connected."""
         self.fanout.start()
         self._tasks = [
-            asyncio.create_task(self._keep(self._watch)),
-            asyncio.create_task(self._keep(self._trade)),
+            asyncio.create_task(self._keep(self._watch, self._on_watching_lost)),
+            asyncio.create_task(self._keep(self._trade, self._on_trading_lost)),
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_end)
@@ -162,13 +165,13 @@ class Market:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(SHOWN_SECONDS):
-                while self.is_live and self.feed.seq < seq:
+                while self._is_watched and self.feed.seq < seq:
                     await asyncio.sleep(0.005)
 
     # -- browsers
 
     def upstream(self) -> JsonObject:
-        """The message that says whether the matching server is there."""
+        """The message that says whether the matching server is there, for orders too."""
         return {"type": "upstream", "state": "live" if self.is_live else "away"}
 
     def hello(self) -> JsonObject:
@@ -206,14 +209,16 @@ class Market:
 
     # -- the matching server
 
-    async def _keep(self, follow: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(
+        self, follow: Callable[[], Awaitable[None]], on_lost: Callable[[str], None]
+    ) -> None:
         """Follow for ever. A server that refuses the venue key is asked again, but rarely."""
         while True:
             try:
                 await follow()
             except Refused as refused:
                 log.warning("market %s: %s (%s)", self.ticker, refused.message, refused.code)
-                self._on_away(refused.message)
+                on_lost(refused.message)
             await asyncio.sleep(KEY_RETRY_SECONDS)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
@@ -225,22 +230,40 @@ class Market:
         await self._watching.follow(
             channels=CHANNELS,
             depth=DEPTH,
-            on_live=self._on_live,
-            on_away=self._on_away,
+            on_live=self._on_watching,
+            on_away=self._on_watching_lost,
         )
 
     async def _trade(self) -> None:
-        await self.trading.follow(channels=(), on_live=self._on_can_trade)
+        await self.trading.follow(
+            channels=(), on_live=self._on_trading, on_away=self._on_trading_lost
+        )
 
-    def _on_live(self) -> None:
-        log.info("market %s: live, from %s", self.ticker, self.product.ws_url)
-        self.is_live = True
-        self._tell_everybody(self.upstream())
+    def _on_watching(self) -> None:
+        self._is_watched = True
+        self._lines_changed()
 
-    def _on_away(self, reason: str) -> None:
+    def _on_watching_lost(self, reason: str) -> None:
         log.warning("market %s: away, %s", self.ticker, reason)
-        self.is_live = False
-        self._tell_everybody(self.upstream())
+        self._is_watched = False
+        self._lines_changed()
+
+    def _on_trading(self) -> None:
+        self._lines_changed()
+        if self._on_can_trade is not None:
+            self._on_can_trade()
+
+    def _on_trading_lost(self, reason: str) -> None:
+        log.warning("market %s: orders cannot be sent, %s", self.ticker, reason)
+        self._lines_changed()
+
+    def _lines_changed(self) -> None:
+        """Tell all browsers if the market has come or gone."""
+        was_live, self.is_live = self.is_live, self._is_watched and self.can_trade
+        if self.is_live and not was_live:
+            log.info("market %s: live, from %s", self.ticker, self.product.ws_url)
+        if self.is_live != was_live:
+            self._tell_everybody(self.upstream())
 
     def _on_message(self, message: JsonObject) -> None:
         match message["type"]:

@@ -2,8 +2,9 @@
 
 It speaks PROTOCOL §4 as the matching server does: hello, snapshot, updates and heartbeats for
 everybody; for who is logged in also `orders`, then `order` for every change of their own orders;
-`{"type":"upstream","state":"away"|"live"}` when the matching server goes and comes back. A browser
-may subscribe anew and ping; orders are sent as forms (orders.py), never here.
+`{"type":"upstream","state":"away"|"live"}` after the hello, and when the matching server goes and
+comes back; live is said only while orders can be sent to it too. A browser may subscribe anew and
+ping; orders are sent as forms (orders.py), never here.
 """
 
 import asyncio
@@ -68,9 +69,9 @@ class RealtimeHandler(PlatformHandler, WebSocketHandler):
         self.set_nodelay(True)
         self.listener = self.market.fanout.join(self, snapshot=False)
         self.listener.send(self.market.hello())
-        self._subscribe(Ask(op="subscribe"))
-        # After the snapshot: what it shows is old if the matching server is away.
+        # Before the snapshot: what it shows is old if the matching server is away.
         self.listener.send(self.market.upstream())
+        self._subscribe(Ask(op="subscribe"))
         if self.user is not None:
             self.session_watch = asyncio.create_task(self._watch_session())
 

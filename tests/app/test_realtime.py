@@ -134,9 +134,9 @@ def test_a_stranger_is_told_the_public_state_and_every_change(
             assert hello["type"] == "hello"
             assert (hello["ticker"], hello["tick"], hello["lot"]) == (product.name, "0.01", 1)
             assert "nonce" not in hello
+            assert (await watch.until("upstream"))["state"] == "live"
             snapshot = await watch.until("snapshot")
             assert snapshot["asks"] == [["101.00", 100, 1]]
-            assert (await watch.until("upstream"))["state"] == "live"
             await placed(web.browser(other), product, "buy", 60, "101")
             update = await watch.until("update", lambda message: message["trades"])
             assert update["prev"] >= snapshot["seq"]
@@ -231,6 +231,30 @@ def test_browsers_are_told_when_the_matching_server_goes_and_comes_back(
     asyncio.run(scenario())
 
 
+def test_a_market_to_which_no_order_can_be_sent_is_not_said_to_be_live(
+    web: Web, product: Product, trader: User
+) -> None:
+    async def scenario() -> None:
+        market = web.platform.markets.find(product.name)
+        assert market is not None
+        browser, there = web.browser(trader), market.trading.url
+        async with watching(web, product.name, browser) as watch:
+            assert (await watch.until("upstream"))["state"] == "live"
+            # The line that watches stands all the time.
+            market.trading.url = f"ws://127.0.0.1:{free_port()}/realtime"
+            await asyncio.to_thread(web.run, market.trading.close())
+            assert (await watch.until("upstream"))["state"] == "away"
+            async with watching(web, product.name, browser) as late:
+                assert (await late.until("upstream"))["state"] == "away"
+                assert "snapshot" not in {message["type"] for message in late.heard}
+            assert market.quote().is_live is False
+            market.trading.url = there
+            assert (await watch.until("upstream"))["state"] == "live"
+            await placed(browser, product, "buy", 10, "99")
+
+    asyncio.run(scenario())
+
+
 def test_an_order_that_ended_while_the_line_was_down_is_shown_no_more(
     web: Web, product: Product, server: Process, trader: User
 ) -> None:
@@ -261,7 +285,7 @@ def test_a_message_missed_from_the_matching_server_brings_a_new_snapshot(
         market = web.platform.markets.find(product.name)
         assert market is not None
         async with watching(web, product.name) as watch:
-            await watch.until("upstream")
+            await watch.until("snapshot")
             market.feed.seq = -1  # as if what came before had been lost
             await placed(web.browser(trader), product, "buy", 3, "99")
             snapshot = await watch.until("snapshot")

@@ -43,8 +43,8 @@ def test_a_new_run_is_followed_without_reload_and_trading_goes_on(
             assert page.evaluate("window.isTheSame")
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             trader.wait_for_orders(0)
-            trader.wait_for_line("live")
             expect(trader.page.get_by_text("intc begins a new run").first).to_be_visible()
+            trader.wait_for_line("live")  # the new run's: before its news the line was stale
             trader.fill_ticket(10, "41")
             trader.page.keyboard.press("Enter")
             assert [order["oid"] for order in trader.wait_for_orders(1)] == [1]

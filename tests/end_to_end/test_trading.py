@@ -390,6 +390,7 @@ def test_orders_are_blocked_while_the_matching_server_is_away_and_live_again_aft
         trader.wait_for_line("stale")
         trader.page.wait_for_timeout(1_500)  # a heartbeat of the web server's own
         assert trader.state("line") == "stale"
+        assert "The line is live" not in trader.page.locator("#voice").inner_text()
 
         market.start()
         trader.wait_for_line("live")

@@ -5,8 +5,8 @@
 //   live          messages come as they should; a quiet market sends a heartbeat every second
 //   lagging       the last message should have been followed by another more than a second ago
 //   reconnecting  the socket is gone; it is tried again with growing, jittered waits
-//   stale         what the page shows is older than STALE_MS, or the matching server is away:
-//                 no order may go out on the strength of it
+//   stale         what the page shows is older than STALE_MS, or the matching server is away, if
+//                 only for orders: none may go out on the strength of it
 //   ended         the session is over: only a new log-in helps
 
 const HEARTBEAT_MS = 1_000;
@@ -28,6 +28,7 @@ export class Feed {
   #timer = 0;
   #heardAt = performance.now();
   #upstreamAway = false;
+  #hasSnapshot = false; // of this connection
   #state = "connecting";
 
   /** `depth`: levels of each side to ask for. `onMessage(message)` gets each decoded frame,
@@ -73,6 +74,7 @@ export class Feed {
     clearTimeout(this.#timer);
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
+    this.#hasSnapshot = false;
     socket.onopen = () => this.resubscribe();
     socket.onmessage = (event) => {
       if (socket === this.#socket) this.#hear(JSON.parse(event.data));
@@ -89,7 +91,7 @@ export class Feed {
     if (message.type === "upstream") this.#upstreamAway = message.state === "away";
     if (message.type === "snapshot") {
       this.#attempts = 0;
-      this.#say("live");
+      this.#hasSnapshot = true;
     }
     this.#onMessage(message);
     this.#look();
@@ -123,7 +125,7 @@ export class Feed {
     }
     if (this.#upstreamAway || silence > STALE_MS) this.#say("stale");
     else if (this.#socket === null) this.#say("reconnecting");
-    else if (this.#state !== "connecting" && this.#socket.readyState === WebSocket.OPEN) {
+    else if (this.#hasSnapshot && this.#socket.readyState === WebSocket.OPEN) {
       this.#say(silence > LAGGING_MS ? "lagging" : "live");
     }
   }

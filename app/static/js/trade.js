@@ -29,7 +29,7 @@ const LINE_WORDS = {
   ended: "logged out",
 };
 const BLOCKED_WORDS = {
-  stale: "The line is stale: what you see is old, and orders are blocked.",
+  stale: "The line is stale: what you see may be old, and orders are blocked.",
   ended: "You are logged out.",
 };
 const PHASE_WORDS = { auction: "in auction", halted: "halted", closed: "closed" };
