@@ -227,7 +227,7 @@ def test_on_a_phone_a_tap_aims_and_a_button_sends(venue: Venue) -> None:
         ask = "([price, quantity]) => window.emte.point(price, quantity)"
         place = page.evaluate(ask, ["99.00", 100])
         page.touchscreen.tap(place["x"], place["y"])
-        aim = trader.state("aim")
+        aim = trader.wait_for("aim", bool, "the aim of a tap")
         assert abs(aim["price"] - 990_000) <= 200
         assert trader.state("orders") == []
 
@@ -270,10 +270,13 @@ def test_a_finger_that_moves_sets_stop_and_limit(venue: Venue) -> None:
         assert chart is not None
         trader.page.get_by_label("Buy stop limit").check(force=True)
         fingers(trader, chart, [(0.5,), (0.6,), (0.7,)])
-        aim = trader.state("aim")
-        assert aim["price"] > aim["stop"] > 0
+        trader.wait_for(
+            "aim",
+            lambda aim: aim and aim["price"] > aim["stop"] > 0,
+            "a limit to the right of the stop",
+        )
         trader.page.get_by_role("button", name="Clear").tap()
-        assert trader.state("aim") is None
+        trader.wait_for("aim", lambda aim: aim is None, "the aim to be cleared")
 
 
 def fingers(trader: Trader, chart: FloatRect, way: list[tuple[float, ...]]) -> None:
