@@ -29,7 +29,7 @@ from tests.app.venue import (
     running_match,
 )
 from tests.processes import Process
-from tests.waiting import free_port, wait_until
+from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
 
 NUMBERS = itertools.count(1)
 
@@ -90,6 +90,13 @@ def open_floor(web: Web, manager: User, stack: ExitStack) -> Floor:
     product = web.add_product(ticker, by=manager, port=wire.port)
     web.wait_until_live(product)
     return Floor(web, product, server, log2db, wire)
+
+
+@pytest.fixture(autouse=True)
+def database_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long log2db takes on a busy machine: what cancels free is free when it counts."""
+    monkeypatch.setattr(flatten, "FOLLOW_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(orders, "FOLLOW_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
