@@ -5,7 +5,6 @@ import re
 import resource
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -19,8 +18,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app import webserver
+from app.models import intents
+from app.models.intents import State
 from matching.config import Var
-from tests.app.venue import JSON, Browser, running_match
+from tests.app.venue import Browser, Market, running_match, running_web
 from tests.matching.test_matchingserver_faults import connected, is_closed
 from tests.processes import ROOT, Process, running
 from tests.waiting import PATIENCE_SECONDS, free_port, wait_until
@@ -130,38 +132,32 @@ def test_a_host_that_is_not_ours_is_one_line_and_69(tmp_path: Path) -> None:
         assert len(server.lines) == 1
 
 
-def test_an_order_that_is_on_its_way_is_answered_before_the_server_ends(tmp_path: Path) -> None:
+def test_an_order_that_is_on_its_way_is_answered_before_the_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webserver, "CLOSE_SECONDS", PATIENCE_SECONDS)
     port = free_port()
     with (
-        running_match(Var(tmp_path), "intc", port) as exchange,
-        running(*MODULE, "--port", "0", var=tmp_path) as server,
-        ThreadPoolExecutor(2) as pool,
+        running_web(tmp_path) as web,
+        running_match(web.var, "intc", port) as exchange,
+        ThreadPoolExecutor(1) as pool,
     ):
-        # All that a browser asks of its web server is the port.
-        site = SimpleNamespace(port=urlsplit(started(server)).port)
-        browser = Browser(site)  # type: ignore[arg-type]
-        account = dict.fromkeys(("first_name", "last_name", "password", "password_two"), "boss")
-        account |= {"username": "boss", "email": "a@b.c", "manager": "on", "actual_cash": "1000"}
-        assert browser.post("/default/user/register", account).status == 303
-        form = {"name": "intc", "unit_price": "100", "port": port, "active": "on"}
-        assert browser.post("/default/products", form).status == 303
-        server.wait_for_line("market intc: live")
-        asked = {"product": 1, "type": "buy", "quantity": 1, "price": "50", "id": "web-1"}
-        wait_until(
-            lambda: browser.post("/default/order", asked, JSON).status == 200, "the line to be up"
-        )
+        boss = web.add_user("boss", manager=True)
+        market = Market(web, web.add_product("intc", by=boss, port=port), exchange)
+        web.wait_until_live(market.product)
+        browser = web.browser(boss)
+        browser.get("/default/about")
         os.kill(exchange.pid, signal.SIGSTOP)
-        answer = pool.submit(browser.post, "/default/order", {**asked, "id": "web-2"}, JSON)
-        database = sqlite3.connect(Var(tmp_path).database_file)
-        state = "SELECT state FROM order_intent WHERE client_id = 'web-2'"
-        wait_until(lambda: database.execute(state).fetchall(), "the order to be on its way")
-        ended = pool.submit(server.terminate)
-        wait_until(lambda: not listens(site.port), "the server to be stopping")
+        answer = pool.submit(market.order, browser, "buy 1@50", id="web-1")
+        market.wait_until_something_is_sent()
+        web.begin_to_stop()
+        wait_until(lambda: not listens(web.port), "the server to be stopping")
         os.kill(exchange.pid, signal.SIGCONT)
         assert answer.result().json()["status"] == "open"
-        assert ended.result() == 0
-        assert database.execute(state).fetchall() == [("accepted",)]
-        database.close()
+        with web.database() as db:
+            noted = intents.get(db, boss.id, "intc", "web-1")
+        assert noted is not None
+        assert noted.state is State.ACCEPTED
 
 
 def test_who_logs_in_as_the_server_ends_is_no_error(tmp_path: Path) -> None:
