@@ -24,7 +24,6 @@ refusal; a text with a `ts=` of its own is sent as it is.
 """
 
 import asyncio
-import math
 import random
 import threading
 import time
@@ -65,8 +64,9 @@ CLOSE_SECONDS = 2.0
 STEADY_SECONDS = 5.0
 """A connection that stood for so long was a good one: the wait before the next begins anew."""
 
-NOT_READY_SECONDS = 0.5
-"""A server that says that it is not ready yet is asked again so soon at the latest."""
+NOT_READY_SECONDS = 1.0
+"""A server that says that it is not ready yet is asked again so soon at the latest, as it asks for;
+the wait does not grow, and its jitter is that of Backoff."""
 
 PING_SECONDS = 20
 """PROTOCOL §4: ping every 20 s. A ping without an answer for as long ends the connection."""
@@ -242,8 +242,7 @@ class Client:
             opening.add_done_callback(_close_late)
             raise
         except (OSError, HTTPError, StreamClosedError, WebSocketError) as error:
-            is_there = isinstance(error, HTTPError) and error.code == _NOT_READY
-            raise (NotReady if is_there else Away)(f"{self.url}: {_reason(error)}") from error
+            raise _away(self.url, error) from error
         # PROTOCOL §4; Tornado takes it off again when the handshake's request is written.
         if connection.protocol is not None:
             connection.protocol.set_nodelay(True)
@@ -320,7 +319,7 @@ class Client:
         is_away = False
         try:
             while True:
-                longest = math.inf
+                pause = backoff
                 try:
                     await self._set_up(channels, depth)
                     is_away = False
@@ -334,7 +333,7 @@ class Client:
                 except (Away, Unanswered) as error:
                     reason = str(error)
                     if isinstance(error, NotReady):
-                        longest = NOT_READY_SECONDS
+                        pause = Backoff(first_seconds=NOT_READY_SECONDS)
                 except Refused as refused:
                     if refused.code not in PASSING:
                         raise
@@ -342,7 +341,7 @@ class Client:
                 if on_away is not None and not is_away:
                     on_away(reason)
                 is_away = True
-                await asyncio.sleep(min(backoff.next_seconds(), longest))
+                await asyncio.sleep(pause.next_seconds())
         finally:
             await self.close()
 
@@ -664,13 +663,18 @@ async def _get(url: str) -> HTTPResponse:
     try:
         return await AsyncHTTPClient().fetch(request)
     except (OSError, HTTPError) as error:
-        raise Away(f"{url}: {_reason(error)}") from error
+        raise _away(url, error) from error
+
+
+def _away(url: str, error: BaseException) -> Away:
+    is_there = isinstance(error, HTTPError) and error.code == _NOT_READY
+    return (NotReady if is_there else Away)(f"{url}: {_reason(error)}")
 
 
 def _json_object(response: HTTPResponse) -> Answer | None:
     try:
         decoded = msgspec.json.decode(response.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None
 

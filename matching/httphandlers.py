@@ -243,7 +243,9 @@ class LiveHandler(Handler):
 class ReadyHandler(Handler):
     def get(self) -> None:
         ready = not self.server.is_stopping
-        self.set_status(200 if ready else 503)
+        if not ready:
+            self.set_status(503)
+            self.set_header("Retry-After", "1")
         exchange = self.server.exchange
         self.finish_json(
             {

@@ -81,28 +81,43 @@ async def run(options: Options, var: Var, *, disk: Disk | None = None) -> None:
     generations = read_generations(var)
     lock = _lock(disk, var, options.ticker)
     path = options.journal_file(var)
+    signals = _StopSignals()
     try:
         sockets = _bind(options)
+        recovered = await _recover_meanwhile(disk, path, options, sockets, signals)
+        server = Server(
+            recovered,
+            clock=SystemClock(),
+            dice=SystemDice(),
+            venue_key=venue_key,
+            generations=generations,
+            options=options,
+            var=var,
+        )
+        signals.stop = server.stop
+        # Only now: who looks for the file takes the server for ready.
         with pidfile(var.run_dir, f"match-{options.ticker}"):
-            recovered = await _recover_meanwhile(disk, path, options, sockets)
-            server = Server(
-                recovered,
-                clock=SystemClock(),
-                dice=SystemDice(),
-                venue_key=venue_key,
-                generations=generations,
-                options=options,
-                var=var,
-            )
             await _serve(server, sockets, path)
     except Abandoned:
-        say(f"matchingserver {options.ticker}: ended while it recovered; {path} is as it was")
+        say(f"matchingserver {options.ticker}: ended before it served anybody")
     finally:
         lock.release()
 
 
+class _StopSignals:
+    """SIGTERM and SIGINT: they call `stop`, whichever it is when their turn comes.
+
+    Never another callback: the loop may have the one before in its queue, and would call that.
+    """
+
+    def __init__(self) -> None:
+        self.stop: Callable[[], None] = lambda: None
+        loop = asyncio.get_running_loop()
+        for stop_signal in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(stop_signal, lambda: self.stop())
+
+
 async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> None:
-    _on_stop_signals(server.stop)
     try:
         server.begin()
         # What recovery built stays. A full collection would walk it each time: 33 ms of silence
@@ -123,12 +138,6 @@ async def _serve(server: Server, sockets: list[socket.socket], path: Path) -> No
     finally:
         server.recovered.file.close()
         server.recovered.mark_file.close()
-
-
-def _on_stop_signals(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop_signal, stop)
 
 
 def _beginning(recovered: Recovered) -> str:
@@ -160,7 +169,11 @@ def _bind(options: Options) -> list[socket.socket]:
 
 
 async def _recover_meanwhile(
-    disk: Disk, path: Path, options: Options, sockets: list[socket.socket]
+    disk: Disk,
+    path: Path,
+    options: Options,
+    sockets: list[socket.socket],
+    signals: _StopSignals,
 ) -> Recovered:
     """Recover in a thread, while the loop tells who asks how far it is. Abandoned; Fatal."""
     try:
@@ -168,7 +181,7 @@ async def _recover_meanwhile(
     except OSError:
         size = 0  # it is made, or what is wrong with it is found as it is opened
     starting = Starting(options.ticker, size)
-    _on_stop_signals(starting.abandon)
+    signals.stop = starting.abandon
     with starting.answering(sockets):
         recovered = await asyncio.to_thread(_recover, disk, path, options, starting.reach)
     if starting.is_abandoned:

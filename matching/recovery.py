@@ -187,7 +187,8 @@ def open_journal(
     they make a new journal (default 0.01, 1, 100.00), and must not contradict an old one. The
     caller holds the ticker's lock; the journal's own is taken here, since a file may be named (-f)
     under another `var/` too, and is held until the file is closed. `reach` is told the byte up to
-    which the journal has been read, batch by batch; what it raises ends the opening.
+    which the journal has been read, batch by batch, and once more before anything is written; what
+    it raises ends the opening.
 
     Locked: another server writes this file (exit 69). Contradiction or UnknownJournal: the
     configuration is wrong (78). JournalDamaged, OSError: the disk cannot be relied on (75).
@@ -205,6 +206,7 @@ def open_journal(
         settled = _read_mark(disk, settled_path(path))
         if file is None or _is_half_made(file):
             _refuse_if_known(path, durable, settled)
+            reach(0)
             if file is None:
                 file = disk.create(path)
                 file.lock()
@@ -234,6 +236,7 @@ def open_journal(
         )
         check_mark(durable, durable_path(path).name, lineage=header.lineage, end=end)
         check_mark(settled, settled_path(path).name, lineage=header.lineage, end=end)
+        reach(end.offset)
         torn_bytes = _cut_torn_tail(disk, torn_path(path), file, end)
         _write_again(file, durable.offset if durable is not None else 0)
         file.sync()

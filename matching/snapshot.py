@@ -532,7 +532,10 @@ def _add_rates(engine: Engine, runs: Iterable[str]) -> None:
         if len(rates) != run.count("\n"):
             raise ValueError(f"not all are rates, from {run.partition(chr(10))[0]!r} on")
         entries += [(known_time(time), int(owner), int(count)) for owner, time, count in rates]
-    for entry, owner, count in sorted(entries):
+    entries.sort()
+    if entries and entries[-1][0] > engine.time:
+        raise ValueError(f"an entry at {entries[-1][0]} is after the last record")
+    for entry, owner, count in entries:
         for _ in range(count):
             engine._recent.note(owner, entry, next_oid=engine.next_oid)
 

@@ -10,16 +10,13 @@ import logging
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tornado.ioloop import PeriodicCallback
-from tornado.web import Application
+from tornado.web import Application, stream_request_body
 
 from matching.httphandlers import JsonHandler, error_of
 from matching.httpserver import HttpServer
-
-BODY_LIMIT = 64 * 1024
-"""Larger bodies are cut off (bytes): nothing is done with any."""
+from matching.server import BODY_SECONDS, DISCARD_LIMIT
 
 IDLE_SECONDS = 10
 """How long somebody who was accepted may take to ask."""
@@ -46,6 +43,7 @@ class Starting:
         self.size = size
         self.reached = 0
         self.is_abandoned = False
+        self.alarms: list[str] = []
 
     def reach(self, offset: int) -> None:
         """The journal has been read up to here; called in the recovery's thread. Abandoned."""
@@ -54,13 +52,13 @@ class Starting:
             raise Abandoned
 
     def abandon(self) -> None:
-        """End the recovery after the batch that it is at."""
+        """End the recovery where it next says how far it is, as after each batch."""
         self.is_abandoned = True
 
     @property
     def sentence(self) -> str:
         percent = min(100, 100 * self.reached // self.size) if self.size else 100
-        return f"{self.ticker} is being recovered: {percent} % of its journal are read"
+        return f"{self.ticker} is being recovered: {percent} % of its journal is read"
 
     @contextmanager
     def answering(self, sockets: Iterable[socket.socket]) -> Iterator[None]:
@@ -68,13 +66,19 @@ class Starting:
         server = HttpServer(
             _application(self),
             no_keep_alive=True,
-            max_body_size=BODY_LIMIT,
-            body_timeout=IDLE_SECONDS,
+            max_body_size=DISCARD_LIMIT,
+            body_timeout=BODY_SECONDS,
             idle_connection_timeout=IDLE_SECONDS,
         )
         asyncio.get_running_loop().set_exception_handler(server.on_loop_exception)
         server.add_sockets([each.dup() for each in sockets])
-        teller = PeriodicCallback(lambda: _log.info("%s", self.sentence), TELL_SECONDS * 1000)
+
+        def tell() -> None:
+            alarm = server.alarm()
+            self.alarms = [alarm] if alarm else []
+            _log.info("%s", "; ".join([self.sentence, *self.alarms]))
+
+        teller = PeriodicCallback(tell, TELL_SECONDS * 1000)
         teller.start()
         try:
             yield
@@ -110,16 +114,25 @@ class _ReadyHandler(_StartingHandler):
     def get(self) -> None:
         starting = self._starting
         self.set_status(503)
+        self.set_header("Retry-After", "1")
         self.finish_json(
             {
                 "ready": False,
                 "recovered_bytes": starting.reached,
                 "journal_bytes": starting.size,
-                "alarms": [],
+                "alarms": starting.alarms,
             }
         )
 
 
+@stream_request_body
 class _NotReadyHandler(_StartingHandler):
-    def prepare(self, *_: Any) -> None:
+    """Refuses everything, and forgets bodies as they come."""
+
+    def data_received(self, chunk: bytes) -> None:
+        pass
+
+    def _refuse(self) -> None:
         self.refuse(error_of("not_ready", f"{self._starting.sentence}; try again in a moment"))
+
+    get = head = post = put = patch = delete = options = _refuse

@@ -38,7 +38,7 @@ from app.models.db import DAL, DatabaseAway
 from app.models.products import Product
 from log2db.__main__ import read_durable
 from matching import config, exits
-from matching.client import Away, query
+from matching.client import Away, NotReady, query
 from matching.config import KEY, Var
 from matching.disk import SystemDisk
 from matching.exchange import SPACE_FOR_ORDERS, SPACE_FOR_TRADING
@@ -530,20 +530,26 @@ def check_product_ports(var: Var, db: DAL) -> Iterator[Finding]:
         reason = _why_not("127.0.0.1", product.port)
         if reason is None:
             yield ok(f"{what} is free")
-        elif _is_served(var, product):
+            continue
+        try:
+            is_ours = _is_served(var, product)
+        except NotReady as not_ready:
+            yield warn(f"{what} is held by a matching server that is not ready: {not_ready}")
+            continue
+        if is_ours:
             yield ok(f"{what} is held by its matching server")
-        elif f"match-{product.name}" in running(var.run_dir):
-            yield warn(f"{what} is held; its matching server runs, and recovers or does not answer")
         else:
             yield _is_taken(what, reason, "give the product another")
 
 
 def _is_served(var: Var, product: Product) -> bool:
-    """Whether what answers there writes this var/'s journal."""
+    """Whether what answers there writes this var/'s journal. NotReady if it does not say yet."""
     try:
         answer: Mapping[str, object] = asyncio.run(query(f"http://127.0.0.1:{product.port}/query"))
         with closing(SystemDisk().open(var.journal_file(product.name))) as file:
             return answer.get("lineage") == read_header(file).lineage
+    except NotReady:
+        raise
     except (Away, OSError, JournalDamaged, UnknownJournal):
         return False
 

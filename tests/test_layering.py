@@ -87,7 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "matching.realtime": _matching("console events protocol exchange marketdata fanout server"),
     "matching.httphandlers": _matching("order exchange marketdata realtime server"),
-    "matching.starting": _matching("httphandlers httpserver"),
+    "matching.starting": _matching("httphandlers httpserver server"),
     "matching.matchingserver": ALL_OF_MATCHING,
     "robot.strategy": _matching("order"),
     "robot.own_orders": ("robot.strategy", *_matching("order")),

@@ -532,7 +532,14 @@ def _answer_like_another(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
 
-@pytest.mark.parametrize("conversation", [_hang_up, _answer_like_another])
+def _refuse_deeply(connection: socket.socket) -> None:
+    connection.recv(65536)
+    body = b"[" * 100_000
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode("ascii") + body)
+
+
+@pytest.mark.parametrize("conversation", [_hang_up, _answer_like_another, _refuse_deeply])
 def test_a_post_without_a_proper_answer_is_unanswered(
     conversation: Callable[[socket.socket], None],
 ) -> None:

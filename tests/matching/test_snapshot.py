@@ -360,6 +360,7 @@ def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
         ["rate 7 1.0 1"],
         ["rate 7 01.000000 1"],
         ["rate 07 1.000000 1"],
+        ["rate 7 1800000000.000000 1"],
     ],
 )
 def test_lines_that_say_no_state_are_no_snapshot(lines: list[str]) -> None:

@@ -17,7 +17,7 @@ from matching import matchingserver
 from matching.client import Away, Backoff, Client, query
 from matching.config import Var
 from matching.disk import SystemDice, SystemDisk, SystemFile
-from matching.journal import History
+from matching.journal import History, torn_path
 from matching.recovery import open_journal, take_snapshot
 from matching.server import Options
 from matching.starting import Abandoned, Starting
@@ -138,7 +138,7 @@ def test_while_it_recovers_nobody_is_shown_anything_else(tmp_path: Path, path: s
             error = json.loads(refused.body)["error"]
             assert error["code"] == "not_ready"
             assert error["message"] == (
-                "intc is being recovered: 0 % of its journal are read; try again in a moment"
+                "intc is being recovered: 0 % of its journal is read; try again in a moment"
             )
 
     asyncio.run(ask())
@@ -153,6 +153,23 @@ def test_who_asks_for_the_market_hears_why_it_is_away(tmp_path: Path) -> None:
                 Away, match="/query: HTTP 503: intc is being recovered: 0 % of its journal"
             ):
                 await query(f"{server.url}/query")
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"])
+def test_while_it_recovers_a_request_of_any_kind_and_size_is_refused(
+    tmp_path: Path, method: str
+) -> None:
+    write_journal(tmp_path)
+
+    async def ask() -> None:
+        async with recovering(tmp_path, held_from=0) as server:
+            body = b"x" * 300_000 if method in ("POST", "PUT", "PATCH") else None
+            refused = await server.get(
+                "/", method=method, body=body, allow_nonstandard_methods=True
+            )
+            assert (refused.code, refused.headers["Retry-After"]) == (503, "1")
 
     asyncio.run(ask())
 
@@ -179,7 +196,13 @@ def test_a_client_that_comes_too_early_trades_as_soon_as_it_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait as long as for a server that is not there: for ever, here."""
-    monkeypatch.setattr(Backoff, "next_seconds", lambda backoff: 10 * PATIENCE_SECONDS)
+    soon = 0.01
+    monkeypatch.setattr("matching.client.NOT_READY_SECONDS", soon)
+    monkeypatch.setattr(
+        Backoff,
+        "next_seconds",
+        lambda backoff: soon if backoff._first == soon else 10 * PATIENCE_SECONDS,
+    )
     write_journal(tmp_path)
 
     async def trade() -> None:
@@ -214,7 +237,7 @@ def test_asked_to_end_while_it_recovers_it_ends_and_leaves_the_journal_as_it_was
 
     async def end() -> None:
         async with recovering(tmp_path, held_from=0) as server:
-            assert (tmp_path / "run" / "match-intc.pid").exists(), "stop_all.sh finds it"
+            assert not (tmp_path / "run" / "match-intc.pid").exists(), "the supervisor waits for it"
             signal.raise_signal(signal.SIGTERM)
             await server.get("/health/live")  # so that the loop has taken the signal
             server.disk.is_released.set()
@@ -225,14 +248,66 @@ def test_asked_to_end_while_it_recovers_it_ends_and_leaves_the_journal_as_it_was
 
     asyncio.run(end())
     assert path.read_bytes() == before
-    assert "ended while it recovered" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "match-intc.pid").exists()
+    assert "ended before it served anybody" in capsys.readouterr().out
+
+
+def test_asked_to_end_as_it_becomes_ready_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has the signal's callback in its queue already, behind the recovery's result."""
+    write_journal(tmp_path)
+    in_thread = asyncio.to_thread
+
+    async def recovered_and_asked_to_end(*work: Any) -> Any:
+        recovered = await in_thread(*work)
+        loop = asyncio.get_running_loop()
+        signal.raise_signal(signal.SIGTERM)
+        turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
+        await turn
+        return recovered
+
+    async def end() -> None:
+        monkeypatch.setattr(asyncio, "to_thread", recovered_and_asked_to_end)
+        options = Options(ticker="intc", port=free_port(), key=VENUE_KEY, snapshot_records=0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await matchingserver.run(options, Var(tmp_path))
+
+    asyncio.run(end())
+
+
+def test_asked_to_end_after_the_last_batch_it_leaves_a_torn_tail_as_it_is(tmp_path: Path) -> None:
+    path = write_journal(tmp_path)
+    with path.open("ab") as file:
+        file.write(b"1.000000: [1] 7 bu")
+    before = path.read_bytes()
+    starting = Starting("intc", len(before))
+    end = list(History(SystemDisk().open(path)))[-1].end_offset
+
+    def reach(offset: int) -> None:
+        starting.reach(offset)
+        if offset == end:
+            starting.abandon()
+
+    with pytest.raises(Abandoned):
+        open_journal(SystemDisk(), path, ticker="intc", dice=SystemDice(), reach=reach)
+    assert path.read_bytes() == before
+    assert not torn_path(path).exists()
+
+
+def test_asked_to_end_at_once_it_makes_no_journal(tmp_path: Path) -> None:
+    path = tmp_path / "intc.log"
+    starting = Starting("intc", 0)
+    starting.abandon()
+    with pytest.raises(Abandoned):
+        open_journal(SystemDisk(), path, ticker="intc", dice=SystemDice(), reach=starting.reach)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recovery_says_how_far_it_is_batch_by_batch() -> None:
     starting = Starting("intc", 400)
     starting.reach(100)
-    assert starting.sentence == "intc is being recovered: 25 % of its journal are read"
+    assert starting.sentence == "intc is being recovered: 25 % of its journal is read"
     starting.reach(401)  # it has grown since
     assert "100 %" in starting.sentence
     starting.abandon()
@@ -257,6 +332,6 @@ def test_opening_a_journal_tells_each_batch_and_what_lies_before_a_snapshot(tmp_
         recovered.mark_file.close()
         return told
 
-    assert reached() == ends
+    assert reached() == [*ends, ends[-1]]
     take_snapshot(SystemDisk(), path)
-    assert reached() == ends[-1:]
+    assert reached() == [ends[-1], ends[-1]]

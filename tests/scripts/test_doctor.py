@@ -7,9 +7,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -374,9 +375,23 @@ def test_a_venue_at_work_holds_its_ports_itself(tmp_path: Path) -> None:
 def test_a_matching_server_that_is_not_ready_is_no_foreign_program(tmp_path: Path) -> None:
     market = Market(make_var(tmp_path))
     intc = market.register("intc")
-    with socket.create_server(("127.0.0.1", intc.port)), pidfile(market.var.run_dir, "match-intc"):
+    answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    def refuse(listener: socket.socket) -> None:
+        with suppress(OSError):  # it is closed in the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", intc.port)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
         (finding,) = doctor.check_product_ports(market.var, market.db)
-    require(finding, WARN, f"port {intc.port} of intc is held; its matching server runs")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    require(finding, WARN, f"port {intc.port} of intc is held by a matching server that is not rea")
     close(market.db)
 
 
