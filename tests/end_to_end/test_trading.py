@@ -275,7 +275,8 @@ def test_a_finger_that_moves_sets_stop_and_limit(venue: Venue) -> None:
             lambda aim: aim and aim["price"] > aim["stop"] > 0,
             "a limit to the right of the stop",
         )
-        trader.page.get_by_role("button", name="Clear").tap()
+        # Not tapped: soon after a finger that moved, Chromium now and then makes no click of a tap.
+        trader.page.get_by_role("button", name="Clear").click()
         trader.wait_for("aim", lambda aim: aim is None, "the aim to be cleared")
 
 
