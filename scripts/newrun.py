@@ -37,7 +37,7 @@ from app.models.runrequest import Progress, Request, Step
 from app.models.runs import Run
 from log2db.__main__ import read_durable, settle_rest
 from log2db.settlement import Fenced, ForeignJournal
-from matching.client import Away, Refused, Unanswered, post_order, query
+from matching.client import PASSING, Away, Refused, Unanswered, post_order, query
 from matching.config import Var
 from matching.disk import SystemDisk, SystemLock, sync_folder
 from matching.exits import ExitCode, Fatal
@@ -62,6 +62,9 @@ LOCK_SECONDS = 0.2
 
 START_SECONDS = 20.0
 """How long the new servers may take before the run counts as begun without them."""
+
+AGAIN_SECONDS = 1.0
+"""How long after a market did not answer it is asked again to reopen."""
 
 log = logging.getLogger("newrun")
 
@@ -127,8 +130,7 @@ def carry_out(
         except NotDone as not_done:
             course.give_up(not_done.message)
             venue.pause()
-            yield from _reopen(venue, course.phases, key)
-            course.phases = {}
+            course.phases = yield from _reopen(venue, course.phases, key)
         else:
             course.tell(Step.STARTING)
             venue.forget_programs()
@@ -146,8 +148,9 @@ def reopen_left(venue: Processes, var: Var, db: DAL, *, key: str) -> Generator[N
     if left is None or not left.phases:
         return
     if _ask(db, lambda: runs.present(db)).number == left.run:
-        yield from _reopen(venue, {name: Phase(text) for name, text in left.phases.items()}, key)
-        runrequest.report(var, msgspec.structs.replace(left, phases={}))
+        meant = {name: Phase(text) for name, text in left.phases.items()}
+        rest = yield from _reopen(venue, meant, key)
+        runrequest.report(var, msgspec.structs.replace(left, phases=_texts(rest)))
 
 
 class _Course:
@@ -203,8 +206,12 @@ class _Course:
         runrequest.forget(self._var)
 
     def _progress(self, step: Step) -> Progress:
-        phases = {ticker: str(phase) for ticker, phase in self.phases.items()}
+        phases = _texts(self.phases)
         return Progress(self._request, step, self.run, database.now(), self._reason, phases)
+
+
+def _texts(phases: Mapping[str, Phase]) -> dict[str, str]:
+    return {ticker: str(phase) for ticker, phase in phases.items()}
 
 
 def judge_left_request(var: Var, db: DAL, say: Callable[[str], None]) -> None:
@@ -481,27 +488,50 @@ def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, P
     }
 
 
-def _reopen(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iterator[None]:
-    """Give markets back the phases that they had, once their servers are up again."""
+def _reopen(
+    venue: Processes, phases: Mapping[str, Phase], key: str
+) -> Generator[None, None, dict[str, Phase]]:
+    """Give markets back the phases that they had, once their servers are up again.
+
+    Those that do not answer are asked again for a while; the phases of which nobody knows are left.
+    """
     yield from _wait(venue.are_up, START_SECONDS)
-    yield from _set_phases(venue, phases, key)
+    end = time.monotonic() + START_SECONDS
+    left = yield from _set_phases(venue, phases, key)
+    while left and time.monotonic() < end:
+        yield from _wait(lambda: False, AGAIN_SECONDS)
+        left = yield from _set_phases(venue, left, key)
+    return left
 
 
-def _set_phases(venue: Processes, phases: Mapping[str, Phase], key: str) -> Iterator[None]:
-    """Tell each market its phase; one that does not take it is named in the log."""
+def _set_phases(
+    venue: Processes, phases: Mapping[str, Phase], key: str
+) -> Generator[None, None, dict[str, Phase]]:
+    """Tell each market its phase; those of which nobody knows whether they took it.
 
-    async def tell(product: Product, phase: Phase) -> None:
+    One that does not take it is named in the log.
+    """
+
+    async def tell(product: Product, phase: Phase) -> bool:
         try:
             await post_order(product.post_url, SetPhase(ticker=product.name, phase=phase), key)
         except (Away, Unanswered, Refused) as error:
-            if not (isinstance(error, Refused) and error.code == "invalid_phase"):
-                log.warning("%s is not %s: %s", product.name, phase, error)
+            if isinstance(error, Refused) and error.code == "invalid_phase":  # it is so already
+                return True
+            log.warning("%s is not %s: %s", product.name, phase, error)
+            return isinstance(error, Refused) and error.code not in PASSING
+        return True
 
-    async def tell_all() -> None:
-        meant = [product for product in venue.products if product.name in phases]
-        await asyncio.gather(*(tell(product, phases[product.name]) for product in meant))
+    async def tell_all() -> list[bool]:
+        return await asyncio.gather(*(tell(product, phases[product.name]) for product in meant))
 
-    yield from _meanwhile(tell_all())
+    meant = [product for product in venue.products if product.name in phases]
+    are_known = yield from _meanwhile(tell_all())
+    return {
+        product.name: phases[product.name]
+        for product, is_known in zip(meant, are_known, strict=True)
+        if not is_known
+    }
 
 
 def _meanwhile(work: Coroutine[Any, Any, T]) -> Generator[None, None, T]:

@@ -92,6 +92,7 @@ class Venue:
             ("--port", str(web_port), "--host", web_host, "--var", str(var.root)),
         )
         self._next_look = 0.0
+        self._knows_products = False
         self._is_database_away = False
         self._paused: tuple[Role, ...] = ()
         self._renewal: Generator[None, None, None] | None = None
@@ -140,7 +141,7 @@ class Venue:
     def are_up(self) -> bool:
         """Whether the products are known, and the matching server of each is up."""
         states = (self._supervisor.state(f"match-{product.name}") for product in self.products)
-        return self._next_look > 0 and all(state is State.UP for state in states)
+        return self._knows_products and all(state is State.UP for state in states)
 
     def forget_programs(self) -> None:
         """Journals begin anew: so do the arguments of those who write them."""
@@ -185,6 +186,7 @@ class Venue:
             if self._is_database_away:
                 log.info("the database is there again")
             self._is_database_away = False
+            self._knows_products = True
 
     def _wanted(self) -> list[Program]:
         return [program for program in self._all_programs() if program.role not in self._paused]

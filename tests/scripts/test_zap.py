@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -486,6 +487,65 @@ def test_what_answers_like_no_matching_server_is_not_asked_to_close(market: Mark
             server.shutdown()
             thread.join()
     assert phases == [{}]
+
+
+class _NotReadyTwice(BaseHTTPRequestHandler):
+    """A matching server that recovers, until it has been asked twice."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        if self.asked <= 2:
+            body = b'{"error": {"code": "not_ready", "rule": "", "message": "recovers"}}'
+        else:
+            body = b'{"type": "answer", "seq": 9, "events": []}'
+        self.send_response(503 if self.asked <= 2 else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Venue:
+    """A venue whose servers are all up, as far as their processes tell."""
+
+    def __init__(self, *served: Product) -> None:
+        self.products = served
+
+    def are_up(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("patience", [30.0, 0.0])
+def test_a_market_that_is_not_ready_yet_is_reopened_later(
+    market: Market, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Within the time that there is; else the next start does it."""
+    monkeypatch.setattr(newrun, "START_SECONDS", patience)
+    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(_NotReadyTwice, "asked", 0)
+    intc = market.register("intc")
+    request = Request(by=1, name="ada", run=1, asked_on=now())
+    closed = {"intc": "auction", "gone": "continuous"}
+    left = Progress(request, Step.FAILED, 1, now(), "the venue was stopped meanwhile", closed)
+    runrequest.report(market.var, left)
+    with HTTPServer(("127.0.0.1", intc.port), _NotReadyTwice) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            venue = cast("newrun.Processes", _Venue(intc))
+            for _ in newrun.reopen_left(venue, market.var, market.db, key="0" * 64):
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
+    known = runrequest.progress(market.var)
+    assert known is not None
+    assert known.phases == ({} if patience else {"intc": "auction"})
+    assert _NotReadyTwice.asked == (3 if patience else 1)
 
 
 @pytest.mark.parametrize("moment", [Step.SETTLING, Step.STARTING])
