@@ -96,6 +96,7 @@ class Market:
         self._open_orders: defaultdict[int, dict[int, JsonObject]] = defaultdict(dict)
         self._private: defaultdict[int, set[Listener]] = defaultdict(set)
         self._is_watched = False
+        self._takes_orders = False
         self._lineage: str | None = None
         self._on_can_trade = on_live
         self._tasks: list[asyncio.Task[None]] = []
@@ -249,17 +250,19 @@ class Market:
         self._lines_changed()
 
     def _on_trading(self) -> None:
+        self._takes_orders = True
         self._lines_changed()
         if self._on_can_trade is not None:
             self._on_can_trade()
 
     def _on_trading_lost(self, reason: str) -> None:
         log.warning("market %s: orders cannot be sent, %s", self.ticker, reason)
+        self._takes_orders = False
         self._lines_changed()
 
     def _lines_changed(self) -> None:
         """Tell all browsers if the market has come or gone."""
-        was_live, self.is_live = self.is_live, self._is_watched and self.can_trade
+        was_live, self.is_live = self.is_live, self._is_watched and self._takes_orders
         if self.is_live and not was_live:
             log.info("market %s: live, from %s", self.ticker, self.product.ws_url)
         if self.is_live != was_live:

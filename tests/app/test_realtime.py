@@ -255,6 +255,31 @@ def test_a_market_to_which_no_order_can_be_sent_is_not_said_to_be_live(
     asyncio.run(scenario())
 
 
+def test_a_line_that_sends_counts_once_all_of_it_stands(web: Web, product: Product) -> None:
+    """It is connected and logged in a moment earlier, and may be lost in that moment."""
+
+    async def scenario() -> None:
+        market = web.platform.markets.find(product.name)
+        assert market is not None
+
+        async def come_back_watching_only() -> None:
+            market._on_trading_lost("the connection is lost")
+            market._on_watching()
+            assert market.can_trade
+
+        async def stand() -> None:
+            market._on_trading()
+
+        async with watching(web, product.name) as watch:
+            assert (await watch.until("upstream"))["state"] == "live"
+            await asyncio.to_thread(web.run, come_back_watching_only())
+            assert (await watch.until("upstream"))["state"] == "away"
+            await asyncio.to_thread(web.run, stand())
+            assert (await watch.until("upstream"))["state"] == "live"
+
+    asyncio.run(scenario())
+
+
 def test_an_order_that_ended_while_the_line_was_down_is_shown_no_more(
     web: Web, product: Product, server: Process, trader: User
 ) -> None:
