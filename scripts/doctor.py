@@ -534,8 +534,10 @@ def check_product_ports(var: Var, db: DAL) -> Iterator[Finding]:
         try:
             is_ours = _is_served(var, product)
         except NotReady as not_ready:
-            yield warn(f"{what} is held by a matching server that is not ready: {not_ready}")
-            continue
+            if f"{product.name} is being recovered" in str(not_ready):
+                yield warn(f"{what} is held by its matching server, not ready yet: {not_ready}")
+                continue
+            is_ours = False
         if is_ours:
             yield ok(f"{what} is held by its matching server")
         else:

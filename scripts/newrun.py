@@ -130,7 +130,8 @@ def carry_out(
         except NotDone as not_done:
             course.give_up(not_done.message)
             venue.pause()
-            course.phases = yield from _reopen(venue, course.phases, key)
+            yield from _reopen(venue, course.phases, key)
+            course.phases = {}
         else:
             course.tell(Step.STARTING)
             venue.forget_programs()
@@ -148,9 +149,13 @@ def reopen_left(venue: Processes, var: Var, db: DAL, *, key: str) -> Generator[N
     if left is None or not left.phases:
         return
     if _ask(db, lambda: runs.present(db)).number == left.run:
-        meant = {name: Phase(text) for name, text in left.phases.items()}
-        rest = yield from _reopen(venue, meant, key)
-        runrequest.report(var, msgspec.structs.replace(left, phases=_texts(rest)))
+        phases = {name: Phase(text) for name, text in left.phases.items()}
+        try:
+            yield from _reopen(venue, phases, key)
+        except GeneratorExit:  # the venue stops: the next start goes on
+            runrequest.report(var, msgspec.structs.replace(left, phases=_texts(phases)))
+            raise
+        runrequest.report(var, msgspec.structs.replace(left, phases={}))
 
 
 class _Course:
@@ -488,50 +493,42 @@ def _open_phases(served: Sequence[Product]) -> Generator[None, None, dict[str, P
     }
 
 
-def _reopen(
-    venue: Processes, phases: Mapping[str, Phase], key: str
-) -> Generator[None, None, dict[str, Phase]]:
+def _reopen(venue: Processes, phases: dict[str, Phase], key: str) -> Iterator[None]:
     """Give markets back the phases that they had, once their servers are up again.
 
-    Those that do not answer are asked again for a while; the phases of which nobody knows are left.
+    Those that do not answer are asked again for a while, and no longer: an operator may have closed
+    them since. Of `phases` those are taken out of which it is known what became of them.
     """
-    yield from _wait(venue.are_up, START_SECONDS)
     end = time.monotonic() + START_SECONDS
-    left = yield from _set_phases(venue, phases, key)
-    while left and time.monotonic() < end:
+    yield from _wait(venue.are_up, START_SECONDS)
+    yield from _set_phases(venue, phases, key)
+    while phases and time.monotonic() < end:
         yield from _wait(lambda: False, AGAIN_SECONDS)
-        left = yield from _set_phases(venue, left, key)
-    return left
+        yield from _set_phases(venue, phases, key)
 
 
-def _set_phases(
-    venue: Processes, phases: Mapping[str, Phase], key: str
-) -> Generator[None, None, dict[str, Phase]]:
-    """Tell each market its phase; those of which nobody knows whether they took it.
+def _set_phases(venue: Processes, phases: dict[str, Phase], key: str) -> Iterator[None]:
+    """Tell each market its phase, and take out those of which it is known what became of them.
 
     One that does not take it is named in the log.
     """
 
-    async def tell(product: Product, phase: Phase) -> bool:
+    async def tell(product: Product, phase: Phase) -> None:
         try:
             await post_order(product.post_url, SetPhase(ticker=product.name, phase=phase), key)
         except (Away, Unanswered, Refused) as error:
-            if isinstance(error, Refused) and error.code == "invalid_phase":  # it is so already
-                return True
-            log.warning("%s is not %s: %s", product.name, phase, error)
-            return isinstance(error, Refused) and error.code not in PASSING
-        return True
+            code = error.code if isinstance(error, Refused) else ""
+            if code != "invalid_phase":  # it is so already
+                log.warning("%s is not %s: %s", product.name, phase, error)
+            if not code or code in PASSING:
+                return
+        del phases[product.name]
 
-    async def tell_all() -> list[bool]:
-        return await asyncio.gather(*(tell(product, phases[product.name]) for product in meant))
+    async def tell_all() -> None:
+        meant = [product for product in venue.products if product.name in phases]
+        await asyncio.gather(*(tell(product, phases[product.name]) for product in meant))
 
-    meant = [product for product in venue.products if product.name in phases]
-    are_known = yield from _meanwhile(tell_all())
-    return {
-        product.name: phases[product.name]
-        for product, is_known in zip(meant, are_known, strict=True)
-        if not is_known
-    }
+    yield from _meanwhile(tell_all())
 
 
 def _meanwhile(work: Coroutine[Any, Any, T]) -> Generator[None, None, T]:

@@ -372,10 +372,21 @@ def test_a_venue_at_work_holds_its_ports_itself(tmp_path: Path) -> None:
     close(market.db)
 
 
-def test_a_matching_server_that_is_not_ready_is_no_foreign_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sentence", "level", "says"),
+    [
+        ("intc is being recovered: 9 % of its journal is read", WARN, "is held by its matching se"),
+        ("no upstream", FAIL, "is held by a program that is not of this venue"),
+    ],
+)
+def test_a_matching_server_that_recovers_is_no_foreign_program(
+    tmp_path: Path, sentence: str, level: Level, says: str
+) -> None:
     market = Market(make_var(tmp_path))
     intc = market.register("intc")
-    answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    body = f'{{"error": {{"code": "not_ready", "rule": "", "message": "{sentence}"}}}}'
+    head = f"HTTP/1.1 503 No\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    answer = f"{head}{body}".encode("ascii")
 
     def refuse(listener: socket.socket) -> None:
         with suppress(OSError):  # it is closed in the end
@@ -391,7 +402,7 @@ def test_a_matching_server_that_is_not_ready_is_no_foreign_program(tmp_path: Pat
         (finding,) = doctor.check_product_ports(market.var, market.db)
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-    require(finding, WARN, f"port {intc.port} of intc is held by a matching server that is not rea")
+    require(finding, level, f"port {intc.port} of intc {says}")
     close(market.db)
 
 

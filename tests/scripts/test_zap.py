@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -519,33 +520,72 @@ class _Venue:
         return True
 
 
-@pytest.mark.parametrize("patience", [30.0, 0.0])
-def test_a_market_that_is_not_ready_yet_is_reopened_later(
-    market: Market, monkeypatch: pytest.MonkeyPatch, patience: float
-) -> None:
-    """Within the time that there is; else the next start does it."""
-    monkeypatch.setattr(newrun, "START_SECONDS", patience)
-    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr(_NotReadyTwice, "asked", 0)
+@pytest.fixture
+def closed(market: Market) -> Iterator[_Venue]:
+    """A market that was closed for a new run which did not begin, and whose server recovers."""
+    _NotReadyTwice.asked = 0
     intc = market.register("intc")
     request = Request(by=1, name="ada", run=1, asked_on=now())
-    closed = {"intc": "auction", "gone": "continuous"}
-    left = Progress(request, Step.FAILED, 1, now(), "the venue was stopped meanwhile", closed)
+    phases = {"intc": "auction", "gone": "continuous"}
+    left = Progress(request, Step.FAILED, 1, now(), "the venue was stopped meanwhile", phases)
     runrequest.report(market.var, left)
     with HTTPServer(("127.0.0.1", intc.port), _NotReadyTwice) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            venue = cast("newrun.Processes", _Venue(intc))
-            for _ in newrun.reopen_left(venue, market.var, market.db, key="0" * 64):
-                pass
+            yield _Venue(intc)
         finally:
             server.shutdown()
             thread.join()
+
+
+def reopened(market: Market, venue: _Venue) -> Generator[None, None, None]:
+    processes = cast("newrun.Processes", venue)
+    return newrun.reopen_left(processes, market.var, market.db, key="0" * 64)
+
+
+def left_phases(market: Market) -> dict[str, str]:
     known = runrequest.progress(market.var)
     assert known is not None
-    assert known.phases == ({} if patience else {"intc": "auction"})
-    assert _NotReadyTwice.asked == (3 if patience else 1)
+    return known.phases
+
+
+def test_a_market_that_is_not_ready_yet_is_asked_again_to_reopen(
+    market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 0.0)
+    steps = reopened(market, closed)
+    while _NotReadyTwice.asked < 3:
+        next(steps)
+    assert left_phases(market) == {"intc": "auction", "gone": "continuous"}, "as long as it lasts"
+
+
+def test_a_market_is_not_asked_for_ever_to_reopen(
+    market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who closes it later on means it."""
+    monkeypatch.setattr(newrun, "START_SECONDS", 0.0)
+    deque(reopened(market, closed), maxlen=0)
+    assert _NotReadyTwice.asked == 1
+    assert left_phases(market) == {}
+
+
+def test_a_venue_that_stops_meanwhile_leaves_to_the_next_what_is_not_done(
+    market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 1_000.0)
+    steps = reopened(market, closed)
+    while _NotReadyTwice.asked < 1:
+        next(steps)
+    steps.close()
+    assert left_phases(market) == {"intc": "auction", "gone": "continuous"}
+    _NotReadyTwice.asked = 2  # it is ready
+    steps = reopened(market, closed)
+    next(steps)
+    while "intc" in steps.gi_frame.f_locals["phases"]:  # until its answer is there
+        next(steps)
+    steps.close()
+    assert left_phases(market) == {"gone": "continuous"}
 
 
 @pytest.mark.parametrize("moment", [Step.SETTLING, Step.STARTING])
