@@ -550,14 +550,34 @@ def left_phases(market: Market) -> dict[str, str]:
     return known.phases
 
 
-def test_a_market_that_is_not_ready_yet_is_asked_again_to_reopen(
-    market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 0.0)
-    steps = reopened(market, closed)
-    while _NotReadyTwice.asked < 3:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits so far, each of one step only; during one, nothing is on its way to a market."""
+    waits: list[float] = []
+
+    def wait(condition: Callable[[], bool], seconds: float) -> Iterator[None]:
+        waits.append(seconds)
+        yield
+
+    monkeypatch.setattr(newrun, "_wait", wait)
+    return waits
+
+
+def until_paused(steps: Iterator[None], pauses: list[float], times: int = 1) -> None:
+    pauses.clear()
+    while pauses.count(newrun.AGAIN_SECONDS) < times:
         next(steps)
-    assert left_phases(market) == {"intc": "auction", "gone": "continuous"}, "as long as it lasts"
+
+
+def test_a_market_that_is_not_ready_yet_is_asked_again_to_reopen(
+    market: Market, closed: _Venue, pauses: list[float]
+) -> None:
+    steps = reopened(market, closed)
+    until_paused(steps, pauses, times=3)
+    assert _NotReadyTwice.asked == 3
+    until_paused(steps, pauses)
+    assert _NotReadyTwice.asked == 3, "it has taken it"
+    steps.close()
 
 
 def test_a_market_is_not_asked_for_ever_to_reopen(
@@ -571,19 +591,15 @@ def test_a_market_is_not_asked_for_ever_to_reopen(
 
 
 def test_a_venue_that_stops_meanwhile_leaves_to_the_next_what_is_not_done(
-    market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
+    market: Market, closed: _Venue, pauses: list[float]
 ) -> None:
-    monkeypatch.setattr(newrun, "AGAIN_SECONDS", 1_000.0)
     steps = reopened(market, closed)
-    while _NotReadyTwice.asked < 1:
-        next(steps)
+    until_paused(steps, pauses)
     steps.close()
     assert left_phases(market) == {"intc": "auction", "gone": "continuous"}
     _NotReadyTwice.asked = 2  # it is ready
     steps = reopened(market, closed)
-    next(steps)
-    while "intc" in steps.gi_frame.f_locals["phases"]:  # until its answer is there
-        next(steps)
+    until_paused(steps, pauses)
     steps.close()
     assert left_phases(market) == {"gone": "continuous"}
 
