@@ -502,7 +502,7 @@ def _reopen(venue: Processes, phases: dict[str, Phase], key: str) -> Iterator[No
     end = time.monotonic() + START_SECONDS
     yield from _wait(venue.are_up, START_SECONDS)
     yield from _set_phases(venue, phases, key)
-    while phases and time.monotonic() < end:
+    while any(product.name in phases for product in venue.products) and time.monotonic() < end:
         yield from _wait(lambda: False, AGAIN_SECONDS)
         yield from _set_phases(venue, phases, key)
 

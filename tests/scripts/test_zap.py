@@ -522,18 +522,18 @@ class _Venue:
 
 @pytest.fixture
 def closed(market: Market) -> Iterator[_Venue]:
-    """A market that was closed for a new run which did not begin, and whose server recovers."""
+    """Closed for a new run which did not begin: a server recovers, another is away for good."""
     _NotReadyTwice.asked = 0
-    intc = market.register("intc")
+    intc, gs = market.register("intc"), market.register("gs")
     request = Request(by=1, name="ada", run=1, asked_on=now())
-    phases = {"intc": "auction", "gone": "continuous"}
+    phases = {"intc": "auction", "gs": "continuous", "gone": "continuous"}
     left = Progress(request, Step.FAILED, 1, now(), "the venue was stopped meanwhile", phases)
     runrequest.report(market.var, left)
     with HTTPServer(("127.0.0.1", intc.port), _NotReadyTwice) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield _Venue(intc)
+            yield _Venue(intc, gs)
         finally:
             server.shutdown()
             thread.join()
@@ -580,6 +580,16 @@ def test_a_market_that_is_not_ready_yet_is_asked_again_to_reopen(
     steps.close()
 
 
+def test_a_market_that_is_served_no_more_is_not_waited_for(
+    market: Market, closed: _Venue, pauses: list[float]
+) -> None:
+    _NotReadyTwice.asked = 2  # it is ready
+    closed.products = closed.products[:1]
+    deque(reopened(market, closed), maxlen=0)
+    assert newrun.AGAIN_SECONDS not in pauses
+    assert left_phases(market) == {}
+
+
 def test_a_market_is_not_asked_for_ever_to_reopen(
     market: Market, closed: _Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -596,12 +606,12 @@ def test_a_venue_that_stops_meanwhile_leaves_to_the_next_what_is_not_done(
     steps = reopened(market, closed)
     until_paused(steps, pauses)
     steps.close()
-    assert left_phases(market) == {"intc": "auction", "gone": "continuous"}
+    assert set(left_phases(market)) == {"intc", "gs", "gone"}
     _NotReadyTwice.asked = 2  # it is ready
     steps = reopened(market, closed)
     until_paused(steps, pauses)
     steps.close()
-    assert left_phases(market) == {"gone": "continuous"}
+    assert set(left_phases(market)) == {"gs", "gone"}
 
 
 @pytest.mark.parametrize("moment", [Step.SETTLING, Step.STARTING])
