@@ -19,7 +19,7 @@ in its order and in the level's `hidden`, and in nothing that is shown.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from matching.account import Order
 from matching.order import Side, format_price
@@ -111,6 +111,31 @@ class BookSide:
             self._hide(order, level)
         if not level.is_changed:
             self._note_change(level)
+
+    def restore(self, queue: Sequence[Order]) -> None:
+        """Rest orders of one price as they stood there: in this order, hiding what each hides.
+
+        ValueError if somebody rests at that price.
+        """
+        first, last = queue[0], queue[-1]
+        if first.price in self._levels:
+            raise ValueError(f"{first!r} is not the first at its price")
+        level = self._add_level(first)
+        before: Order | None = None
+        quantity = hidden = 0
+        for order in queue:
+            order.level = level
+            order.previous = before
+            if before is not None:
+                before.next = order
+            before = order
+            quantity += order.open_quantity
+            hidden += order.hidden
+        last.next = None
+        level.last = last
+        level.count = len(queue)
+        level.quantity, level.hidden = quantity - hidden, hidden
+        self._note_change(level)
 
     def _add_level(self, order: Order) -> Level:
         key = order.price * self.sign

@@ -67,7 +67,7 @@ from matching.order import (
 from matching.ports import Clock, Dice, File, Recipient
 from matching.recovery import Recovered
 from matching.session import Denied, Gate, Holder, Keyring, Session, owner_of
-from matching.snapshot import SeenSignature
+from matching.state import SeenSignature
 
 BATCH_COMMANDS = 512
 """The most commands in one batch (PROTOCOL §5)."""

@@ -132,6 +132,13 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     chain: str
 
 
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of a journal, from where the one before it ends: its blake2b-128 (hex)."""
+
+    end: int
+    digest: str
+
+
 class Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a journal is known to be safe: `<ticker>.durable`; or settled: `<ticker>.settled`.
 
@@ -624,20 +631,19 @@ def _batch_of_sound_line(line: bytes, salt: int) -> int:
     return int(match[1]) if match is not None else 0
 
 
-def check_chain(
-    source: Source, header: Header, until: Position, *, reach: Callable[[int], None]
-) -> None:
-    """JournalDamaged if what is before a position are not the bytes that its chain vouches for.
+def seal_stretch(source: Source, header: Header, after: Position, until: Position) -> Stretch:
+    """The hash of the bytes between two places, of which both chains vouch for each.
 
-    Much faster than reading the batches, and as sure; but where the damage is, reading them tells.
-    `reach` is told the bytes read so far, now and then.
+    JournalDamaged if those bytes are not the ones that lead from chain to chain.
     """
-    chain = beginning(header).chain
-    offset, rest = len(header.encode()), b""
+    chain, offset = after.chain, after.offset
+    hashed = blake2b(b"" if after.batch else header.encode(), digest_size=16)
+    rest = b""
     while offset < until.offset:
         block = source.read(offset, min(_READ_SIZE, until.offset - offset))
         if not block:
             break
+        hashed.update(block)
         offset += len(block)
         rest += block
         start = 0
@@ -651,9 +657,30 @@ def check_chain(
                 raise JournalDamaged(offset - len(rest) + start, "the chain (h=) breaks here")
             start = end
         rest = rest[start:]
-        reach(offset)
     if rest or offset != until.offset or chain != until.chain:
         raise JournalDamaged(until.offset, f"the chain (h=) up to here is not {until.chain}")
+    return Stretch(until.offset, hashed.hexdigest())
+
+
+def check_stretches(
+    source: Source, stretches: Sequence[Stretch], *, reach: Callable[[int], None]
+) -> None:
+    """JournalDamaged if the journal's first bytes are not those that were sealed.
+
+    Much faster than reading the batches, and as sure; but where the damage is, reading them tells.
+    `reach` is told the bytes read so far, now and then.
+    """
+    offset = 0
+    for stretch in stretches:
+        begin, hashed = offset, blake2b(digest_size=16)
+        while block := source.read(offset, min(_READ_SIZE, stretch.end - offset)):
+            hashed.update(block)
+            offset += len(block)
+            reach(offset)
+        if offset != stretch.end or hashed.hexdigest() != stretch.digest:
+            raise JournalDamaged(
+                begin, f"up to byte {stretch.end} it is not what a snapshot was taken of"
+            )
 
 
 def check_mark(mark: Mark | None, name: str, *, lineage: str, end: Position | None = None) -> None:

@@ -31,7 +31,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from matching.engine import Engine
+from matching.engine import Broken, Engine
 from matching.events import Event, Trade
 from matching.exits import run_command
 from matching.journal import (
@@ -46,8 +46,8 @@ from matching.journal import (
     Position,
     UnknownJournal,
     beginning,
-    check_chain,
     check_mark,
+    check_stretches,
     durable_path,
     judge_end,
     read_batches,
@@ -55,6 +55,7 @@ from matching.journal import (
     read_marks,
     rejected_path,
     run_reader,
+    seal_stretch,
     settled_path,
     torn_path,
 )
@@ -76,19 +77,21 @@ from matching.records import (
 )
 from matching.snapshot import (
     NotASnapshot,
-    PastTrade,
-    SeenSignature,
     Snapshot,
-    State,
     aside_path,
     follows,
     kept_snapshots,
     read_snapshot,
-    record_lines,
     snapshot_paths,
+    write_snapshot,
+)
+from matching.state import (
+    PastTrade,
+    SeenSignature,
+    State,
+    record_lines,
     state_digest,
     state_lines,
-    write_snapshot,
 )
 
 DEFAULT_TICK = 100
@@ -265,7 +268,8 @@ def _replay_history(
     file: File, header: Header, reach: Callable[[int], None], replay: "Replay", start: Position
 ) -> Position:
     """Replay all that is sound from a position on; what a snapshot left out must be sound too."""
-    check_chain(file, header, start, reach=reach)
+    if replay.snapshot is not None:
+        check_stretches(file, replay.snapshot.before, reach=reach)
     for batch in (history := History(file, start)):
         replay.take(batch)
         reach(batch.end_offset)
@@ -329,11 +333,22 @@ def take_snapshot(
         replay, end = _replay_from_newest(
             disk, path, file, header, passed_over=[], replay_from=replay_from
         )
-        snapshot = replay.snapshot
+        began = snapshot = replay.snapshot
         if snapshot is None or snapshot.position != end:
-            snapshot = Snapshot.of(replay.state(), header, end)
+            after = began.position if began is not None else beginning(header)
+            stretch = seal_stretch(file, header, after, end)
+            before = [*(began.before if began is not None else ()), stretch]
+            snapshot = Snapshot.of(replay.state(), header, end, before)
+            _prove(snapshot, replay.state(), header)
             write_snapshot(disk, path, header, snapshot)
-    return Check(end.seq, snapshot.digest), len(snapshot.state) + len(snapshot.records)
+    return Check(end.seq, snapshot.digest), len(snapshot.saved)
+
+
+def _prove(snapshot: Snapshot, state: State, header: Header) -> None:
+    """Broken if a start would not come to the very state from the snapshot."""
+    restored = snapshot.restore(header)
+    if (state_digest(restored), record_lines(restored)) != (snapshot.digest, record_lines(state)):
+        raise Broken(f"the snapshot of record {snapshot.position.seq} restores to another state")
 
 
 def find_checked(source: Source, after: Position) -> frozenset[int]:
@@ -644,7 +659,7 @@ def _replay_file(path: Path, source: Source) -> None:
         replay.take(batch)
         for name, snapshot in snapshots:
             if snapshot.position == batch.position:
-                _refuse_other_state(name, snapshot, replay.state())
+                _refuse_other_state(name, snapshot, source, header, replay.state())
                 agreed.append(batch.last_seq)
     for name, snapshot in snapshots:
         seq = snapshot.position.seq
@@ -680,17 +695,33 @@ def _snapshots_to_compare(path: Path, header: Header) -> list[tuple[str, Snapsho
     return snapshots
 
 
-def _refuse_other_state(name: str, snapshot: Snapshot, state: State) -> None:
-    """JournalDamaged if a snapshot does not say the state that was replayed."""
-    replayed, said = [*state_lines(state), *record_lines(state)], snapshot.lines()
-    if replayed != said:
-        differing = sorted({*replayed} ^ {*said})
-        where = "the snapshot" if differing[0] in said else "the replay"
+def _refuse_other_state(
+    name: str, snapshot: Snapshot, source: Source, header: Header, replayed: State
+) -> None:
+    """JournalDamaged if a snapshot is not of what was replayed."""
+    check_stretches(source, snapshot.before, reach=lambda offset: None)
+    try:
+        ours, its = _all_lines(replayed), _all_lines(snapshot.restore(header))
+    except NotASnapshot as error:
+        raise JournalDamaged(snapshot.position.offset, f"{name}: {error}") from error
+    if ours != its:
+        differing = sorted({*ours} ^ {*its})
+        where = "the snapshot" if differing[0] in its else "the replay"
         raise JournalDamaged(
             snapshot.position.offset,
             f"{name} has another state than the replay: {len(differing)} lines differ, the first"
             f" is in {where} only: {differing[0]}",
         )
+    digest = state_digest(replayed)
+    if snapshot.digest != digest:
+        raise JournalDamaged(
+            snapshot.position.offset,
+            f"{name} says that its state has the hash {snapshot.digest}; it has {digest}",
+        )
+
+
+def _all_lines(state: State) -> list[str]:
+    return [*state_lines(state), *record_lines(state)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,10 +17,10 @@ ROOMS = ("matching", "robot", "log2db", "app", "scripts")
 
 CORE = (
     "order events account auction book clientids limits settings stops protocol signing"
-    " engine records journal snapshot recovery session exchange marketdata deadman fanout"
-    " client ports disk config console exits pidfile groupcommit server realtime httphandlers"
-    " matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter recent refusals"
-    " admission httpserver starting"
+    " engine records journal state savedstate snapshot recovery session exchange marketdata deadman"
+    " fanout client ports disk config console exits pidfile groupcommit server realtime"
+    " httphandlers matchingserver alarms clockwatch rejectedfile snapshotchild snapshotter"
+    " recent refusals admission httpserver starting"
 )
 ALL_OF_MATCHING = tuple(f"matching.{name}" for name in CORE.split())
 
@@ -62,16 +62,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.records": _matching("order events protocol"),
     "matching.journal": _matching("order events exits records ports"),
     "matching.marketdata": _matching("order events"),
-    "matching.snapshot": _matching(
-        "order events account book clientids recent stops engine records journal ports"
+    "matching.state": _matching("order events account book clientids stops engine records"),
+    "matching.savedstate": _matching("order events account clientids engine records journal state"),
+    "matching.snapshot": _matching("order journal ports state savedstate"),
+    "matching.recovery": _matching(
+        "order events exits ports records journal engine state snapshot"
     ),
-    "matching.recovery": _matching("order events exits ports records journal engine snapshot"),
     "matching.snapshotchild": _matching("disk exits journal recovery"),
     "matching.snapshotter": _matching("console"),
     "matching.session": _matching("order protocol signing ports"),
     "matching.exchange": _matching(
         "order events protocol signing ports account engine journal limits recovery session"
-        " snapshot marketdata"
+        " state marketdata"
     ),
     "matching.client": _matching("order protocol signing config exits"),
     "matching.deadman": (),
@@ -139,7 +141,8 @@ LIBRARY_ROOMS = {
 
 # The core is handed its time, dice, disk and threads, so that a simulation can hand it bad ones.
 PURE = _matching("order events account auction book clientids limits settings stops engine")
-PURE += _matching("protocol signing records journal snapshot recovery session exchange marketdata")
+PURE += _matching("protocol signing records journal state savedstate snapshot recovery session")
+PURE += _matching("exchange marketdata")
 IMPURE_MODULES = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
 IMPURE_MODULES |= {"asyncio", "socket", "subprocess", "concurrent"}
 TIME_TEXT_ONLY = {"matching.marketdata": {"datetime"}, "matching.exchange": {"datetime"}}

@@ -4,8 +4,9 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from matching import clientids, recovery
+from matching import snapshot as snapshot_module
 from matching.account import Order
 from matching.disk import SystemDisk
-from matching.engine import Engine
+from matching.engine import Broken, Engine
 from matching.events import Accepted, Duplicate, Rejected
 from matching.journal import (
     Header,
@@ -23,6 +25,7 @@ from matching.journal import (
     Journal,
     JournalDamaged,
     Position,
+    Stretch,
     beginning,
     read_header,
 )
@@ -36,19 +39,16 @@ from matching.recovery import (
     open_journal,
     take_snapshot,
 )
+from matching.savedstate import restore, save
 from matching.snapshot import (
     NotASnapshot,
     Snapshot,
-    State,
     aside_path,
     kept_snapshots,
     read_snapshot,
-    record_lines,
-    restore,
     snapshot_paths,
-    state_digest,
-    state_lines,
 )
+from matching.state import State, record_lines, state_digest, state_lines
 from tests.matching.small_server import DURABLE, JOURNAL, SmallServer, new_disk, parse
 from tests.matching.test_engine_reference import (
     LOT,
@@ -72,9 +72,9 @@ def state_of(engine: Engine, time: int) -> State:
 
 
 def taken_and_restored(engine: Engine, time: int) -> Engine:
-    """What comes back from a snapshot of an engine, whose lines must be the same."""
+    """What comes back from what was saved of an engine, whose lines must be the same."""
     state = state_of(engine, time)
-    restored = restore(text_of(all_lines(state)), HEADER)
+    restored = restore(save(state), HEADER)
     assert all_lines(restored) == all_lines(state)
     restored.engine.check()
     return restored.engine
@@ -82,10 +82,6 @@ def taken_and_restored(engine: Engine, time: int) -> Engine:
 
 def all_lines(state: State) -> list[str]:
     return [*state_lines(state), *record_lines(state)]
-
-
-def text_of(lines: list[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
 
 
 @settings(
@@ -170,10 +166,11 @@ def test_any_number_of_snapshots_changes_nothing(
         assert often.apply(command, time) == events
         carried_out += not any(isinstance(event, Rejected | Duplicate) for event in events)
         if number % 50 == 49:
-            lines = all_lines(state_of(often, time))
+            state = state_of(often, time)
+            lines = all_lines(state)
             assert lines == all_lines(state_of(alone, time))
             kinds.update(line.partition(" ")[0] for line in lines)
-            often = restore(text_of(lines), header).engine
+            often = restore(save(state), header).engine
             often.check()
     assert carried_out > 500
     assert kinds >= {"ask", "bid", "stop-buy", "stop-sell", "id", "position", "rate", "key"}
@@ -259,6 +256,18 @@ def test_entries_of_who_has_nothing_left_still_count() -> None:
         assert isinstance(accepted, Accepted)
 
 
+def test_r6_an_order_amended_to_less_than_was_filled_comes_back_with_what_was_filled() -> None:
+    engine = Engine("intc", tick=TICK, lot=LOT)
+    for text in (
+        f"7:buy intc {4 * LOT}@50 id=a",
+        f"8:sell intc {3 * LOT}@50",
+        f"7:mod intc 1 {LOT}",
+    ):
+        engine.apply(parse(text), 1)
+    (again,) = taken_and_restored(engine, 1).apply(parse(f"7:buy intc {4 * LOT}@50 id=a"), 1)
+    assert again == Duplicate(1, Status.CANCELED, 3 * LOT, 0)
+
+
 def test_a_book_of_any_size_comes_back_with_every_order_in_its_place() -> None:
     """Among thousands of plain orders also such as say more of themselves."""
     rng = random.Random(1)
@@ -284,33 +293,66 @@ def vars_of(order: Order) -> tuple[object, ...]:
 # -- the file
 
 
+SMALL = Header(ticker="intc", lineage="0" * 16, tick=100, lot=1, reference=1_000_000, salt=0)
+
+
 def small_snapshot() -> Snapshot:
     disk = new_disk()
-    server = SmallServer(disk)
-    server.trade("1:sell 5@100 id=a", "2:buy 3@100", "3:buy 7@98 id=b", "3:del id=b")
-    state = state_of(server.engine, server.journal.time)
-    return Snapshot.of(state, server.journal.header, server.journal.position)
+    SmallServer(disk).trade("1:sell 5@100 id=a", "2:buy 3@100", "3:buy 7@98 id=b", "3:del id=b")
+    take_snapshot(disk, JOURNAL)
+    return read_snapshot(disk, snapshot_paths(JOURNAL)[0])
 
 
-def test_a_file_is_a_header_and_the_lines() -> None:
+def test_a_file_is_a_header_the_stretches_before_it_and_what_was_saved() -> None:
     snapshot = small_snapshot()
-    first, *lines = snapshot.encode().decode("ascii").splitlines()
+    first, stretches, *lines = snapshot.encode().decode("ascii").splitlines()
     place = snapshot.position
+    body = snapshot.encode().partition(b"\n")[2]
     assert first.rpartition(" x=")[0] == (
-        f"#EMTE-SNAPSHOT 1 ticker=intc lineage={snapshot.lineage} rules=1 seq={place.seq}"
-        f" offset={place.offset} batch=2 chain={place.chain} size={len(snapshot.state)}"
-        f" state={snapshot.digest} records={blake2b(snapshot.records, digest_size=16).hexdigest()}"
+        f"#EMTE-SNAPSHOT 2 ticker=intc lineage={snapshot.lineage} rules=1 seq={place.seq}"
+        f" offset={place.offset} batch=2 chain={place.chain} state={snapshot.digest}"
+        f" body={blake2b(body, digest_size=16).hexdigest()}"
     )
-    assert lines == snapshot.lines()
+    (stretch,) = snapshot.before
+    assert stretches == f'[[{place.offset},"{stretch.digest}"]]'
+    assert lines == snapshot.saved.decode("ascii").splitlines()
     assert Snapshot.decode(snapshot.encode()) == snapshot
+
+
+def test_each_snapshot_adds_the_hash_of_a_stretch_of_the_journal() -> None:
+    disk = new_disk()
+    server = SmallServer(disk)
+    ends = [0]
+    for _ in range(3):
+        server.trade("1:sell 5@100", "2:buy 3@100")
+        take_snapshot(disk, JOURNAL)
+        ends.append(server.journal.position.offset)
+        data = disk.content(JOURNAL)
+        newest = read_snapshot(disk, snapshots_by_age(disk)[0])
+        assert [(stretch.end, stretch.digest) for stretch in newest.before] == [
+            (end, blake2b(data[begin:end], digest_size=16).hexdigest())
+            for begin, end in pairwise(ends)
+        ]
+
+
+def test_a_snapshot_that_would_restore_to_another_state_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever is wrong with saving or restoring: no start must ever believe it."""
+    disk, seqs = traded()
+
+    def save_less(state: State) -> bytes:
+        return re.sub(rb'"positions":\{[^}]+}', b'"positions":{}', save(state))
+
+    monkeypatch.setattr(snapshot_module, "save", save_less)
+    with pytest.raises(Broken, match="restores to another state"):
+        take_snapshot(disk, JOURNAL)
+    assert recovered_state(disk)[1] == seqs[1]
 
 
 def test_the_hash_of_a_snapshot_is_that_of_the_state_that_it_restores() -> None:
     snapshot = small_snapshot()
-    header = Header(
-        ticker="intc", lineage=snapshot.lineage, tick=100, lot=1, reference=1_000_000, salt=0
-    )
-    assert state_digest(snapshot.restore(header)) == snapshot.digest
+    assert state_digest(snapshot.restore(SMALL)) == snapshot.digest
 
 
 def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
@@ -328,86 +370,108 @@ def test_no_flipped_bit_and_no_cut_is_taken_for_a_snapshot() -> None:
         Snapshot.decode(data + b"\n")
 
 
+BID = '["level","buy",990000,[[9,1,5,5,0,null]]]'
+
+
 @pytest.mark.parametrize(
-    "lines",
+    "line",
     [
-        [],
-        ["phase continuous", "phase continuous"],
-        ["wish 7"],
-        ["bid 000000001 [1] 1 sell of something"],
-        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=0"],
-        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=00 hidden=0"],
-        ["bid 000000001 [9] 1 buy 5@99.0/0 filled=0 hidden=0"],
-        ["bid 000000001 [9] 1 buy 5@0.00/0 filled=0 hidden=0"],
-        ["bid 000000001 [09] 1 buy 5@99.00/0 filled=0 hidden=0"],
-        ["bid 000000001 [9] 1 buy 5@99.00/0 id= filled=0 hidden=0"],
-        ["bid 000000001 [9] 1 buy 5@99.00/0 filled=0 hidden=0 "],
-        ["bid 1 [9] 1 buy 5@99.00/0 filled=0 hidden=0"],
-        [
-            "bid 000000002 [9] 1 buy 5@99.00/0 filled=0 hidden=0",
-            "bid 000000001 [8] 1 buy 5@99.00/0 filled=0 hidden=0",
-        ],
-        [""],
-        ["id [9] 1 buy 5@99.00/0 id=a"],
-        ["id [2] 2 buy 3@100.00/0 id=c filled=3 cancelled"],
-        ["position 4 -8\x0bposition 5 8"],
-        ["position 4 8\r"],
-        ["setting wish 7"],
-        ["limit * max_wish 7"],
-        ["seen 4 1.000000: tick"],
-        ["rate 7 1.000000"],
-        ["rate 7 1.000000 0"],
-        ["rate 7 1.0 1"],
-        ["rate 7 01.000000 1"],
-        ["rate 07 1.000000 1"],
-        ["rate 7 1800000000.000000 1"],
+        "",
+        " ",
+        "{}",
+        "[]",
+        '["wish",7]',
+        '["level","buy",990000,[]]',
+        '["level","buy",0,[[9,1,5,5,0,null]]]',
+        '["level","bid",990000,[[9,1,5,5,0,null]]]',
+        '["level","buy",990000,[[9,1,5,5,0]]]',
+        '["level","buy",990000,[[9,1,5,5,0,null,null]]]',
+        '["level","buy",990000,[[0,1,5,5,0,null]]]',
+        '["level","buy",990000,[[9,1,5,0,0,null]]]',
+        '["level","buy",990000,[[9,-1,5,5,0,null]]]',
+        '["level","buy",990000,[[9,1,"5",5,0,null]]]',
+        '["level","buy",990000,[[9,1,5,5,0,{"tif":"tomorrow"}]]]',
+        '["level","sell",1000000,[[9,1,5,5,0,null]]]',
+        '["stops","buy",[[9,1,5,990000,0,null]]]',
+        '["ids",[[9,1,"buy",5,990000,0,{"client_id":"z"},null]]]',
+        '["ids",[[9,1,"buy",5,990000,0,{"client_id":"z"},[5,990000,0,5]]]]',
+        '["rates",[[1,7,0]]]',
+        '["rates",[[1800000000000000,7,1]]]',
+        '["rates",[[1700000000000000,7,1],[1699999999999999,7,1]]]',
+        BID[:-1],
+        f"{BID} {BID}",
+        f"{BID}\n{BID}",
     ],
 )
-def test_lines_that_say_no_state_are_no_snapshot(lines: list[str]) -> None:
+def test_what_says_no_state_is_no_snapshot(line: str) -> None:
     snapshot = small_snapshot()
-    whole = snapshot.lines()
-    state = "".join(f"{line}\n" for line in (*whole, *lines) if lines).encode()
-    header = Header(
-        ticker="intc", lineage=snapshot.lineage, tick=100, lot=1, reference=1_000_000, salt=0
-    )
-    broken = replace(snapshot, state=state, records=b"")
-    with pytest.raises(NotASnapshot):
-        broken.restore(header)
+    for broken in (snapshot.saved + f"{line}\n".encode(), f"{line}\n".encode() + snapshot.saved):
+        with pytest.raises(NotASnapshot):
+            replace(snapshot, saved=broken).restore(SMALL)
 
 
 def test_a_line_that_says_an_order_makes_it() -> None:
     """What the rows above vary."""
     snapshot = small_snapshot()
-    line = b"bid 000000001 [9] 1 buy 5@99.00/0 filled=0 hidden=0\n"
-    header = Header(
-        ticker="intc", lineage=snapshot.lineage, tick=100, lot=1, reference=1_000_000, salt=0
-    )
-    restored = replace(snapshot, state=snapshot.state + line).restore(header).engine
-    assert str(restored.book) == "bids 5@99.00; asks 2@100.00"
+    restored = replace(snapshot, saved=snapshot.saved + f"{BID}\n".encode()).restore(SMALL)
+    assert str(restored.engine.book) == "bids 5@99.00; asks 2@100.00"
 
 
 @pytest.mark.parametrize(
-    "places",
+    ("old", "new"),
     [
-        (*range(999), 1000, 999, *range(1001, 2500)),
-        (*range(1000, 2000), *range(1000), *range(2000, 2500)),
-        (*range(1500), *range(1501, 2500)),
-        (*range(1500), 1499, *range(1501, 2500)),
+        ('"phase":"continuous"', '"phase":"lunch"'),
+        ('"collar":0', '"wish":0'),
+        ('"max_rate":0', '"max_wish":0'),
+        ('"max_rate":0', '"max_rate":"0"'),
+        (',"max_rate":0', ""),
+        ('"exceptions":{}', '"exceptions":{"7":{"max_wish":1}}'),
+        ('"exceptions":{}', '"exceptions":{"seven":{"max_rate":1}}'),
+        ('"last":1000000', '"last":0'),
+        ('"starts":', '"wish":1,"starts":'),
+        ('"starts":', '"start":'),
+        ("match 3@100.00", "match 3@100"),
+        ('"signatures":[]', '"signatures":[[2,"1.000000: tick"]]'),
     ],
-    ids=["two change places", "a thousand do", "one is missing", "one is there twice"],
 )
-def test_a_long_queue_whose_orders_are_not_in_their_places_is_refused(
-    places: tuple[int, ...],
+def test_small_things_that_there_are_not_are_no_snapshot(old: str, new: str) -> None:
+    snapshot = small_snapshot()
+    assert snapshot.restore(SMALL).engine.last == 1_000_000
+    assert snapshot.saved.count(old.encode()) == 1
+    broken = snapshot.saved.replace(old.encode(), new.encode())
+    with pytest.raises(NotASnapshot):
+        replace(snapshot, saved=broken).restore(SMALL)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 100])
+def test_what_was_saved_ends_with_its_last_line(cut: int) -> None:
+    snapshot = small_snapshot()
+    with pytest.raises(NotASnapshot):
+        replace(snapshot, saved=snapshot.saved[:-cut]).restore(SMALL)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[], [(7, "0" * 32)], [(10**9, "0" * 32)], [(9, "0" * 32), (9, "0" * 32)]],
+    ids=["none", "too short", "too long", "one of no bytes"],
+)
+def test_stretches_that_do_not_lead_to_its_place_are_no_snapshot(
+    before: list[tuple[int, str]],
 ) -> None:
-    engine = Engine("intc")
-    for _ in range(2500):
-        engine.apply(parse("7:buy intc 2@50"), 1)
-    lines = all_lines(state_of(engine, 1))
-    bids = [line for line in lines if line.startswith("bid ")]
-    others = [line for line in lines if not line.startswith("bid ")]
-    restore(text_of([*others, *bids]), HEADER)
-    with pytest.raises(ValueError, match="in their places"):
-        restore(text_of([*others, *(bids[place] for place in places)]), HEADER)
+    snapshot = small_snapshot()
+    stretches = [Stretch(end, digest) for end, digest in before]
+    with pytest.raises(NotASnapshot, match="do not end where it was taken"):
+        Snapshot.decode(replace(snapshot, before=stretches).encode())
+
+
+def test_a_body_without_stretches_is_no_snapshot() -> None:
+    snapshot = small_snapshot()
+    header, _, body = snapshot.encode().partition(b"\n")
+    text = header.partition(b" body=")[0]
+    for other in (b"", b"{}\n" + body, body.partition(b"\n")[2]):
+        hashed = text + b" body=" + blake2b(other, digest_size=16).hexdigest().encode()
+        with pytest.raises(NotASnapshot, match="says nothing of the journal before it"):
+            Snapshot.decode(b"%b x=%08x\n%b" % (hashed, crc32(hashed), other))
 
 
 def test_no_file_is_no_snapshot() -> None:
@@ -513,7 +577,8 @@ def test_a_snapshot_says_what_a_replay_from_the_start_has_come_to(seed: int) -> 
         replay.take(batch)
         for snapshot in snapshots:
             if snapshot.position == batch.position:
-                assert snapshot.lines() == all_lines(replay.state())
+                assert all_lines(snapshot.restore(header)) == all_lines(replay.state())
+                assert snapshot.digest == state_digest(replay.state())
                 compared += 1
     assert compared == len(seqs) == 2
 
@@ -560,29 +625,35 @@ def test_a_snapshot_may_be_taken_in_steps_that_each_end_when_it_is_enough() -> N
     assert recovered_state(disk) == (expected, seqs[-1])
 
 
+def moved(snapshot: Snapshot, position: Position) -> Snapshot:
+    """A whole snapshot, of another place."""
+    return replace(snapshot, position=position, before=[Stretch(position.offset, "0" * 32)])
+
+
 def with_state(snapshot: Snapshot, old: bytes, new: bytes) -> Snapshot:
     """A whole snapshot, of another state."""
-    assert old in snapshot.state
-    state = snapshot.state.replace(old, new)
-    return replace(snapshot, state=state, digest=blake2b(state, digest_size=16).hexdigest())
+    assert old in snapshot.saved
+    other = replace(snapshot, saved=snapshot.saved.replace(old, new))
+    return replace(other, digest=state_digest(other.restore(SMALL)))
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "change",
     [
-        {"lineage": "0" * 16},
-        {"ticker": "acme"},
-        {"rules": 2},
-        {"position": Position(10**6, 10**9, 10**5, "0" * 32)},
-        {"position": Position(1, 200, 1, "0" * 32)},
+        lambda snapshot: replace(snapshot, lineage="0" * 16),
+        lambda snapshot: replace(snapshot, ticker="acme"),
+        lambda snapshot: replace(snapshot, rules=2),
+        lambda snapshot: moved(snapshot, Position(10**6, 10**9, 10**5, "0" * 32)),
+        lambda snapshot: moved(snapshot, Position(1, 200, 1, "0" * 32)),
+        lambda snapshot: moved(snapshot, snapshot.position),
     ],
-    ids=["lineage", "ticker", "rules", "beyond the end", "no batch's end"],
+    ids=["lineage", "ticker", "rules", "beyond the end", "no batch's end", "another journal"],
 )
-def test_a_snapshot_of_something_else_is_not_used(changes: dict[str, Any]) -> None:
+def test_a_snapshot_of_something_else_is_not_used(change: Callable[[Snapshot], Snapshot]) -> None:
     disk, seqs = traded()
     expected = replayed_state(disk)
     newest, older = snapshots_by_age(disk)
-    disk.replace(newest, replace(read_snapshot(disk, newest), **changes).encode())
+    disk.replace(newest, change(read_snapshot(disk, newest)).encode())
     assert recovered_state(disk) == (expected, seqs[0])
     disk.remove(older)
     assert recovered_state(disk) == (expected, 0)
@@ -593,9 +664,7 @@ def test_a_snapshot_with_another_state_is_passed_over() -> None:
     disk, seqs = traded()
     expected = replayed_state(disk)
     newest, _ = snapshots_by_age(disk)
-    other = with_state(
-        read_snapshot(disk, newest), b"\nlimit * max_rate 0", b"\nlimit * max_rate 7"
-    )
+    other = with_state(read_snapshot(disk, newest), b'"max_open_orders":0', b'"max_open_orders":7')
     disk.replace(newest, other.encode())
     assert recovered_state(disk) == (expected, seqs[0])
     recovered = open_journal(disk, JOURNAL, ticker="intc", dice=SeededDice(random.Random(0)))
@@ -618,7 +687,7 @@ def test_snapshots_of_what_a_restored_journal_has_not_reached_make_room() -> Non
     for path in snapshots_by_age(disk):
         snapshot = read_snapshot(disk, path)
         later = Position(10**6 + snapshot.position.seq, 10**9, 10**5, "0" * 32)
-        disk.replace(path, replace(snapshot, position=later).encode())
+        disk.replace(path, moved(snapshot, later).encode())
     first, _ = take_snapshot(disk, JOURNAL, is_enough=lambda: True)
     second, _ = take_snapshot(disk, JOURNAL)
     header = read_header(disk.open(JOURNAL))
@@ -862,13 +931,11 @@ def test_the_command_line_refuses_a_snapshot_with_another_state(
 ) -> None:
     path = folder / "intc.snapshot-b"
     snapshot = Snapshot.decode(path.read_bytes())
-    path.write_bytes(
-        with_state(snapshot, b"\nlimit * max_rate 0", b"\nlimit * max_rate 7").encode()
-    )
+    path.write_bytes(with_state(snapshot, b'"max_open_orders":0', b'"max_open_orders":7').encode())
     assert main([str(folder / "intc.log")]) == 75
     error = capsys.readouterr().err
     assert f"byte {snapshot.position.offset}: intc.snapshot-b has another state" in error
-    assert "2 lines differ, the first is in the replay only: limit * max_rate 0" in error
+    assert "2 lines differ, the first is in the replay only: limit * max_open_orders 0" in error
 
 
 def test_the_command_line_notes_what_no_start_would_use(
@@ -883,7 +950,7 @@ def test_the_command_line_notes_what_no_start_would_use(
     assert "not used: intc.snapshot-a: it is not what was written" in out
     assert "not used: intc.snapshot-b: it is of another journal" in out
     assert "in agreement" not in out
-    second.write_bytes(replace(snapshot, position=Position(10**6, 10**9, 10**5, "0" * 32)).encode())
+    second.write_bytes(moved(snapshot, Position(10**6, 10**9, 10**5, "0" * 32)).encode())
     assert main([str(folder / "intc.log")]) == 0
     assert (
         "intc.snapshot-b: the journal has no record 1000000 as it says" in capsys.readouterr().out

@@ -254,22 +254,22 @@ MUTANTS = (
     Mutant(
         "a snapshot's hash is not checked",
         "matching/snapshot.py",
-        "        if _hash(state) != header.digest or _hash(records) != header.records:\n",
+        "        if _hash(body) != header.body:\n",
         "        if False:\n",
         by_day=True,
     ),
     Mutant(
         "a snapshot is used without what is before it",
         "matching/recovery.py",
-        "    check_chain(file, header, start, reach=reach)\n",
-        "",
+        "        check_stretches(file, replay.snapshot.before, reach=reach)\n",
+        "        pass\n",
         by_day=True,
     ),
     Mutant(
         "a snapshot forgets the rates",
-        "matching/snapshot.py",
-        '            yield f"rate {owner} {format_time(entry)} {count}"\n',
-        "            pass\n",
+        "matching/savedstate.py",
+        "        if owner != HOUSE\n",
+        "        if False\n",
     ),
 )
 
