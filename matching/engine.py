@@ -169,16 +169,6 @@ class Engine:
         ]
         return sorted(everything, key=attrgetter("oid"))
 
-    def orders_of_sessions(self) -> list[Order]:
-        """The open orders that are to live no longer than their session (`cod=1`), in oid order."""
-        orders = [
-            order
-            for account in self._accounts.values()
-            for order in account.orders.values()
-            if order.terms.cod
-        ]
-        return sorted(orders, key=attrgetter("oid"))
-
     def position(self, owner: int) -> int:
         """The owner's net shares: bought less sold, by trades here."""
         account = self._accounts.get(owner)

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from matching.engine import Broken, Engine
@@ -472,6 +473,7 @@ class Replay:
         "_checked",
         "_digests",
         "_header",
+        "_session_owners",
         "_signatures",
         "_stamp",
         "engine",
@@ -495,6 +497,7 @@ class Replay:
         self._header = header
         self._checked = checked
         self._digests: dict[int, str] = {}
+        self._session_owners: set[int] = set()
         self._stamp = ""  # the time as the last line that has one wrote it
         if snapshot is None:
             self.engine = Engine(
@@ -507,6 +510,7 @@ class Replay:
         self.engine, self.time, self.starts = state.engine, state.time, state.starts
         self.trades.extend(state.trades)
         self._signatures.extend(state.signatures)
+        self._session_owners.update(state.session_owners)
         self._digests[snapshot.position.seq] = snapshot.digest
 
     def state(self) -> State:
@@ -517,6 +521,7 @@ class Replay:
             starts=self.starts,
             trades=list(self.trades),
             signatures=self.recent_signatures(),
+            session_owners=frozenset(self._session_owners),
         )
 
     def take(self, batch: Batch) -> None:
@@ -536,6 +541,8 @@ class Replay:
                     oid, command, signature = order_of_words(
                         number, acting, quantity, prices, options, ticker
                     )
+                    if options and command.cod:
+                        self._session_owners.add(command.owner)
                 elif number:
                     oid, command, signature = cancel_of_words(number, acting, ticker)
                 elif stamp and lines[index].startswith("[", len(stamp) + 2):
@@ -621,6 +628,12 @@ class Replay:
 
     def disconnects(self) -> list[Cancel]:
         """Cancels of the open orders that were to live no longer than their session (`cod=1`)."""
+        orders = [
+            order
+            for owner in self._session_owners
+            for order in self.engine.open_orders(owner)
+            if order.cod
+        ]
         return [
             Cancel(
                 ticker=self._header.ticker,
@@ -628,7 +641,7 @@ class Replay:
                 oid=order.oid,
                 reason=CancelReason.DISCONNECT,
             )
-            for order in self.engine.orders_of_sessions()
+            for order in sorted(orders, key=attrgetter("oid"))
         ]
 
 

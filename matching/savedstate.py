@@ -128,6 +128,7 @@ def restore(saved: bytes, header: Header) -> State:
         starts=facts.starts,
         trades=[_past_trade(seq, line, header.ticker) for seq, line in facts.trades],
         signatures=[_seen_signature(seq, line, header.ticker) for seq, line in facts.signatures],
+        session_owners=frozenset(restoring.session_owners),
     )
 
 
@@ -234,6 +235,7 @@ class _Restoring:
     def __init__(self, facts: _Facts, header: Header) -> None:
         self._facts = facts
         self._engine = _new_engine(facts, header)
+        self.session_owners: set[int] = set()
         self._opened: defaultdict[int, list[Order]] = defaultdict(list)
         self._named: dict[int, Order] = {}
         """The open orders that have a client id, by oid."""
@@ -288,8 +290,8 @@ class _Restoring:
             order.hidden = hidden
             queue.append(order)
             opened[owner].append(order)
-            if options is not None and options.client_id:
-                self._named[oid] = order
+            if options is not None:
+                self._note(order)
         self._engine.book.side(side).restore(queue)
 
     def _add_stops(self, line: _Stops) -> None:
@@ -299,8 +301,14 @@ class _Restoring:
             order = _order(oid, self._account(owner), terms, quantity)
             self._opened[owner].append(order)
             stops.add(order)
-            if terms.client_id:
-                self._named[oid] = order
+            self._note(order)
+
+    def _note(self, order: Order) -> None:
+        """What is to be known of an open order with options."""
+        if order.client_id:
+            self._named[order.oid] = order
+        if order.cod:
+            self.session_owners.add(order.owner)
 
     def _add_ids(self, line: _Ids) -> None:
         ids, ticker = self._engine._ids, self._engine.ticker

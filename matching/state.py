@@ -74,7 +74,8 @@ class State(msgspec.Struct, frozen=True):
     """What a replay has come to: all that the next command's outcome and the server's first answers
     depend on. `trades` and `signatures` are the oldest first.
 
-    `time` is the last record's (microseconds), `starts` the number of the last epoch.
+    `time` is the last record's (microseconds), `starts` the number of the last epoch. Only
+    `session_owners` have open orders that are to live no longer than their session (`cod=1`).
     """
 
     engine: Engine
@@ -82,6 +83,7 @@ class State(msgspec.Struct, frozen=True):
     starts: int
     trades: Sequence[PastTrade]
     signatures: Sequence[SeenSignature]
+    session_owners: frozenset[int]
 
 
 def state_lines(state: State) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from matching.events import Accepted
 from matching.journal import (
@@ -21,7 +22,7 @@ from matching.journal import (
 )
 from matching.order import Cancel, CancelReason, NewOrder, Phase, Side
 from matching.records import CommandRecord
-from matching.recovery import Contradiction, main, open_journal
+from matching.recovery import Contradiction, main, open_journal, take_snapshot
 from tests.matching.small_server import (
     DURABLE,
     JOURNAL,
@@ -215,20 +216,28 @@ def test_journal_time_never_goes_back_though_the_clock_does() -> None:
     assert times[-1] == late
 
 
-def test_orders_marked_cod_are_named_for_cancellation_and_others_are_not() -> None:
+@pytest.mark.parametrize("snapshot_after", [0, 1, 4, 5])
+def test_orders_marked_cod_are_named_for_cancellation_and_others_are_not(
+    snapshot_after: int,
+) -> None:
     disk = new_disk()
     server = SmallServer(disk)
-    for owner, cod in ((1, True), (2, False), (3, True)):
-        server.decide(
-            NewOrder(ticker="intc", owner=owner, side=Side.BUY, quantity=5, price=990_000, cod=cod)
-        )
-    server.decide(
-        NewOrder(ticker="intc", owner=4, side=Side.BUY, quantity=1, stop=1_100_000, cod=True)
+    bid = NewOrder(ticker="intc", owner=1, side=Side.BUY, quantity=5, price=990_000, cod=True)
+    commands = (
+        bid,
+        replace(bid, owner=2, cod=False),
+        replace(bid, owner=3),
+        replace(bid, owner=4, quantity=1, price=0, stop=1_100_000),
+        parse("3:del 3"),
     )
-    server.decide(parse("3:del 3"))
-    server.commit()
+    for number, command in enumerate(commands, start=1):
+        server.decide(command)
+        server.commit()
+        if number == snapshot_after:
+            take_snapshot(disk, JOURNAL)
     disk.kill()
     again = SmallServer(disk)
+    assert (again.recovered.snapshot_seq > 0) == (snapshot_after > 0)
     assert again.recovered.disconnects == [
         Cancel(ticker="intc", owner=1, oid=1, reason=CancelReason.DISCONNECT),
         Cancel(ticker="intc", owner=4, oid=4, reason=CancelReason.DISCONNECT),

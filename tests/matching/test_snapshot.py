@@ -68,7 +68,9 @@ HEADER = Header(
 
 
 def state_of(engine: Engine, time: int) -> State:
-    return State(engine=engine, time=time, starts=1, trades=[], signatures=[])
+    return State(
+        engine=engine, time=time, starts=1, trades=[], signatures=[], session_owners=frozenset()
+    )
 
 
 def taken_and_restored(engine: Engine, time: int) -> Engine:
@@ -506,6 +508,7 @@ def recovered_state(disk: SimulatedDisk) -> tuple[list[str], int]:
         starts=recovered.epoch - 1,
         trades=recovered.trades,
         signatures=recovered.signatures,
+        session_owners=frozenset(),
     )
     recovered.engine.check()
     return all_lines(state), recovered.snapshot_seq
