@@ -115,10 +115,10 @@ def save(state: State) -> bytes:
 
 def restore(saved: bytes, header: Header) -> State:
     """The state that such lines say, of a journal with that header; ValueError if they say none."""
+    if not saved.endswith(b"\n"):
+        raise ValueError("the last line has no end")
     first, _, rest = saved.partition(b"\n")
     facts = _FACTS.decode(first)
-    if not rest.endswith(b"\n") and rest:
-        raise ValueError("the last line has no end")
     restoring = _Restoring(facts, header)
     for line in rest.splitlines():
         restoring.take(_MANY.decode(line))
