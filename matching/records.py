@@ -118,21 +118,27 @@ def command_lines(
     return lines
 
 
-def event_lines(command: Command, events: Sequence[Event], *, oid: int, stamp: str) -> list[str]:
+def event_lines(command: Command, events: Sequence[Event], oid: int, stamp: str) -> tuple[int, str]:
     """The lines of the events of a command that was read and carried out again, with its time.
 
-    Its own line is then what `command_lines` would make of it, and needs no look: only one text is
+    So many they are, in one text, each behind the newline that ends the line before it. The
+    command's own line is what `command_lines` would make of it, and needs no look: only one text is
     read as this record. ValueError if it is another that the events are of.
     """
-    if type(command) is NewOrder and type(events[0]) is Accepted and events[0].oid == oid:
-        told = 1  # as of most commands
+    if type(command) is NewOrder and type(first := events[0]) is Accepted and first.oid == oid:
+        if len(events) == 1:  # as of most commands
+            return 0, ""
+        told = 1
+    elif type(command) is Cancel and type(first := events[0]) is Canceled and first.oid == oid:
+        if len(events) == 1:  # as of most others
+            return 1, f"\n{stamp}: {_format_canceled(first)}"
+        told = 0
     else:
         told = _told_by_command(command, events, oid)
         if type(command) is Amend and _amend_with_all_values(command, events[0]) != command:
             raise ValueError(f"{command} led to {events[0]}")
-    if len(events) == told:
-        return []
-    return [f"{stamp}: {_format_event(event)}" for event in events[told:]]
+    lines = [f"\n{stamp}: {_format_event(event)}" for event in events[told:]]
+    return len(lines), "".join(lines)
 
 
 _FIRST_EVENT: dict[type, type[Event]] = {
@@ -307,11 +313,11 @@ def _price(price: int) -> str:
     return format_price(price) if price else "0"
 
 
-NUMBER = "(?:0|[1-9][0-9]*)"
-"""A regular expression for a number as the journal writes it."""
+NUMBER = "(?:0|[1-9][0-9]*+)"
+"""A regular expression for a number as the journal writes it; no digit may come after it."""
 
-POSITIVE = "[1-9][0-9]*"
-"""A regular expression for a number from 1 on, as the journal writes it."""
+POSITIVE = "[1-9][0-9]*+"
+"""A regular expression for a number from 1 on, as the journal writes it; no digit may follow."""
 
 TIME = rf"{NUMBER}\.[0-9]{{6}}"
 """A regular expression for a time as `format_time` writes it."""
@@ -334,16 +340,21 @@ _OPTIONS = re.compile(
     re.ASCII,
 )
 # Orders and plain cancels are most of a journal. Many lines of them are taken apart at once, into
-# words whose form is looked at only where they are new.
-_TERMS = rf"({POSITIVE})@([0-9./]+)(| .+?)"
-ORDER = rf"\[({POSITIVE})\] ([0-9]+ (?:buy|sell)) {_TERMS}"
+# words whose form is looked at only where they are new. What a command caused stays one text, to be
+# compared as a whole. `*+` and `++` give nothing back: none of it could be what has to follow.
+_TERMS = rf"({POSITIVE})@([0-9./]++)(| .+?)"
+ORDER = rf"\[({POSITIVE})\] ([0-9]++ (?:buy|sell)) {_TERMS}"
 """A regular expression for what may be an order; its groups are for `order_of_words` to judge."""
 
 _USUAL = re.compile(
-    rf"\[({POSITIVE})\] ([0-9]+ (?:del$|(?:buy|sell)(?= )))(?: {_TERMS})?$",
+    rf"\[({POSITIVE})\] (?:([0-9]++ (?:buy|sell)) {_TERMS}|([0-9]++) del)$",
     re.ASCII | re.MULTILINE,
 )
-_LINES = re.compile(rf"^(?:({TIME}): (?:{_USUAL.pattern}|.*)|.*)", re.ASCII | re.MULTILINE)
+_CAUSED = r"(?:match|canceled|triggered|decremented|phase) .*+"
+_LINES = re.compile(
+    rf"^(?:({TIME}): (?:(?:{_USUAL.pattern}|\[.*+)((?:\n\1: {_CAUSED})*)|.*+)|.*+)",
+    re.ASCII | re.MULTILINE,
+)
 _AMEND = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) mod {_AMOUNT}{_SIGNATURE}", re.ASCII)
 _CANCEL = re.compile(rf"\[({POSITIVE})\] ({_OWNER}) del{_WHY}{_SIGNATURE}", re.ASCII)
 _CANCEL_ALL = re.compile(rf"\[0\] ({_OWNER}) del all{_WHY}{_SIGNATURE}", re.ASCII)
@@ -388,9 +399,9 @@ def parse_command(text: str, *, ticker: str) -> CommandRecord:
     """The record of a line that begins with `[oid]`; ValueError if it has no known form."""
     usual = _USUAL.fullmatch(text)
     if usual is not None:
-        number, acting, quantity, prices, options = usual.groups()
-        if quantity is None:
-            return CommandRecord(*cancel_of_words(number, acting, ticker))
+        number, acting, quantity, prices, options, owner = usual.groups()
+        if owner is not None:
+            return CommandRecord(*cancel_of_words(number, owner, ticker))
         return CommandRecord(*order_of_words(number, acting, quantity, prices, options, ticker))
     try:
         record = _parse_other(text, ticker)
@@ -401,26 +412,24 @@ def parse_command(text: str, *, ticker: str) -> CommandRecord:
     return record
 
 
-def usual_words(lines: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
-    """Of each line its time and, where it is an order or a plain cancel, its words.
+def usual_words(lines: Sequence[str]) -> list[tuple[str, str, str, str, str, str, str, str]]:
+    """Of each line its time, its words if it is an order or a plain cancel, and what it caused.
 
-    These are for `order_of_words`, or where there is no quantity for `cancel_of_words`. What a line
-    has not is empty.
+    After the time and the oid come four words for `order_of_words`, then one for `cancel_of_words`.
+    The last is, behind a command, the text of all events that follow it at its time, as
+    `event_lines` makes it: these lines have no words of their own. What a line has not is empty.
     """
     return _LINES.findall("\n".join(lines)) if lines else []
 
 
-def cancel_of_words(number: str, acting: str, ticker: str) -> tuple[int, Cancel, str]:
-    """Oid, command and signature of a cancel by the user; ValueError.
-
-    `acting` is `OWNER del`.
-    """
-    try:
-        owner = _parse_owner(acting[: -len(" del")])
-    except ValueError as error:
-        raise ValueError(f"no known form of command: {f'[{number}] {acting}'!r}") from error
+def cancel_of_words(number: str, owner: str, ticker: str) -> tuple[int, Cancel, str]:
+    """Oid, command and signature of a cancel by the user; ValueError."""
     oid = int(number)
-    return oid, Cancel(ticker=ticker, owner=owner, oid=oid), ""
+    try:
+        cancel = Cancel(ticker=ticker, owner=_parse_owner(owner), oid=oid)
+    except ValueError as error:
+        raise ValueError(f"no known form of command: {f'[{number}] {owner} del'!r}") from error
+    return oid, cancel, ""
 
 
 def order_of_words(

@@ -527,14 +527,11 @@ class Replay:
     def take(self, batch: Batch) -> None:
         """Replay one batch. JournalDamaged if the engine decides otherwise than it says."""
         lines, engine, ticker = batch.lines, self.engine, self._header.ticker
-        index = decided_to = 0
+        index, tid = 0, engine.next_tid
+        words = usual_words(lines)
         command: Command
         try:
-            for index, (stamp, number, acting, quantity, prices, options) in enumerate(
-                usual_words(lines)
-            ):
-                if index < decided_to:
-                    continue  # an event that is compared already
+            for stamp, number, acting, quantity, prices, options, owner, caused in words:
                 if stamp != self._stamp and stamp:
                     self._go_on_to(stamp)
                 if quantity:
@@ -543,27 +540,30 @@ class Replay:
                     )
                     if options and command.cod:
                         self._session_owners.add(command.owner)
-                elif number:
-                    oid, command, signature = cancel_of_words(number, acting, ticker)
+                elif owner:
+                    oid, command, signature = cancel_of_words(number, owner, ticker)
                 elif stamp and lines[index].startswith("[", len(stamp) + 2):
                     record = parse_command(lines[index][len(stamp) + 2 :], ticker=ticker)
                     oid, command, signature = record.oid, record.command, record.signature_prefix
                 else:
                     self._take_without_command(lines[index])
+                    index += 1
                     continue
-                tid = engine.next_tid
                 events = engine.apply(command, self.time)
-                decided = event_lines(command, events, oid=oid, stamp=stamp)
+                count, decided = event_lines(command, events, oid, stamp)
                 if signature:
                     self._remember(CommandRecord(oid, command, signature), batch.first_seq + index)
-                if decided:
-                    decided_to = index + 1 + len(decided)
-                    if lines[index + 1 : decided_to] != decided:
-                        raise _difference(batch, index + 1, decided)
+                index += 1
+                if caused != decided:
+                    if caused.startswith(f"{decided}\n"):
+                        index += count
+                        self._take_without_command(lines[index])  # raises: nobody decided it
+                    raise _difference(batch, index, decided)
+                if count:
                     if engine.next_tid != tid:
-                        self._note_trades(
-                            events[-len(decided) :], first_seq=batch.first_seq + index + 1
-                        )
+                        tid = engine.next_tid
+                        self._note_trades(events[-count:], first_seq=batch.first_seq + index)
+                    index += count
         except ValueError as error:
             raise JournalDamaged(batch.line_offset(index), str(error)) from error
         if batch.last_seq in self._checked:
@@ -645,8 +645,8 @@ class Replay:
         ]
 
 
-def _difference(batch: Batch, index: int, decided: list[str]) -> JournalDamaged:
-    for place, line in enumerate(decided, start=index):
+def _difference(batch: Batch, index: int, decided: str) -> JournalDamaged:
+    for place, line in enumerate(decided.split("\n")[1:], start=index):
         if place == len(batch.lines):
             return JournalDamaged(
                 batch.line_offset(place), f"the engine decided {line!r}; the batch ends here"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 import pytest
 from hypothesis import given
@@ -383,9 +384,11 @@ def test_lines_read_at_once_say_what_they_say_one_by_one(
     for text, piece, place, is_altered in altered:
         line = f"1700000000.020000: {text}"
         lines.append(line[:place] + piece + line[place + 1 :] if is_altered else line)
-    words = usual_words(lines)
-    assert len(words) == len(lines)
-    for line, (stamp, number, acting, quantity, prices, options) in zip(lines, words, strict=True):
+    told = 0
+    for stamp, number, acting, quantity, prices, options, owner, caused in usual_words(lines):
+        line, events = lines[told], lines[told + 1 :]
+        told += 1 + caused.count("\n")
+        assert caused == "".join(f"\n{event}" for event in _events_at_once(line, events))
         try:
             time, body = parse_line(line, ticker="intc")
         except ValueError as error:
@@ -393,19 +396,30 @@ def test_lines_read_at_once_say_what_they_say_one_by_one(
                 with pytest.raises(ValueError, match=re.escape(str(error))):
                     order_of_words(number, acting, quantity, prices, options, "intc")
             else:
-                assert not number
+                assert not owner
             continue
         if quantity:
             record = CommandRecord(
                 *order_of_words(number, acting, quantity, prices, options, "intc")
             )
-        elif number:
-            record = CommandRecord(*cancel_of_words(number, acting, "intc"))
+        elif owner:
+            record = CommandRecord(*cancel_of_words(number, owner, "intc"))
         else:
             assert not (isinstance(body, CommandRecord) and isinstance(body.command, NewOrder))
             assert not re.fullmatch(r"[0-9.]+: \[[0-9]+\] [0-9]+ del", line)
             continue
         assert (parse_time(stamp), record) == (time, body)
+    assert told == len(lines)
+
+
+def _events_at_once(line: str, following: Sequence[str]) -> list[str]:
+    """The lines of events that follow a command's line at its time, without a gap."""
+    command = re.match(r"((?:0|[1-9][0-9]*)\.[0-9]{6}: )\[", line, re.ASCII)
+    if command is None:
+        return []
+    verbs = ("match ", "canceled ", "triggered ", "decremented ", "phase ")
+    begins = tuple(command[1] + verb for verb in verbs)
+    return list(takewhile(lambda event: event.startswith(begins), following))
 
 
 @given(st.text("0123456789._+- \u0663", max_size=12) | st.integers(0, 10**17).map(format_time))
@@ -450,8 +464,8 @@ def test_what_a_command_that_was_read_causes_has_the_lines_that_were_written() -
     record = parse_body(written[0], ticker="intc")
     assert isinstance(record, CommandRecord)
     assert written[1:] == ["match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
-    caused = event_lines(record.command, events, oid=record.oid, stamp="7.000001")
-    assert caused == ["7.000001: match 5@99.00 from 2(2) to 1(1) t=1 k=sell"]
+    caused = event_lines(record.command, events, record.oid, "7.000001")
+    assert caused == (1, "\n7.000001: match 5@99.00 from 2(2) to 1(1) t=1 k=sell")
 
 
 @pytest.mark.parametrize(
@@ -472,4 +486,4 @@ def test_events_that_are_not_those_of_the_command_have_no_lines(
     record = parse_body(line, ticker="intc")
     assert isinstance(record, CommandRecord)
     with pytest.raises(ValueError, match=r"was not carried out|is not the one|led to"):
-        event_lines(record.command, events, oid=record.oid, stamp="7.000001")
+        event_lines(record.command, events, record.oid, "7.000001")
