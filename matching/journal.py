@@ -460,17 +460,20 @@ class _BatchReader:
         number, first_seq = before.batch + 1, before.seq + 1
         commit, end = self._find_commit()
         written = self._block[before.offset - self._base : commit]
-        seq = first_seq + written.count(b"\n")
+        if not end or not written.isascii():
+            return None
+        sealed = written.decode("ascii").split("\n")
+        sealed.pop()
+        seq = first_seq + len(sealed)
         tail = _tail(first_seq, number)
-        if not end or not written.isascii() or len(_tail(seq, number)) != len(tail):
+        if len(_tail(seq, number)) != len(tail):
             return None
         text = f"commit {seq - first_seq}{_tail(seq, number)}"
         chain = _next_chain(before.chain, written, text.encode("ascii"))
         if self._block[commit:end] != _seal(f"{text} h={chain}", self._header.salt).encode("ascii"):
             return None
         tail_size = len(tail) + _CRC_SIZE - 1
-        lines = [line[:-tail_size] for line in written.decode("ascii").split("\n")]
-        lines.pop()
+        lines = [line[:-tail_size] for line in sealed]
         return self._take(lines, Position(seq, self._base + end, number, chain))
 
     def _find_commit(self) -> tuple[int, int]:
