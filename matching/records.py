@@ -313,13 +313,13 @@ def _price(price: int) -> str:
     return format_price(price) if price else "0"
 
 
-NUMBER = "(?:0|[1-9][0-9]*+)"
+_NUMBER = "(?:0|[1-9][0-9]*+)"
 """A regular expression for a number as the journal writes it; no digit may come after it."""
 
 POSITIVE = "[1-9][0-9]*+"
 """A regular expression for a number from 1 on, as the journal writes it; no digit may follow."""
 
-TIME = rf"{NUMBER}\.[0-9]{{6}}"
+TIME = rf"{_NUMBER}\.[0-9]{{6}}"
 """A regular expression for a time as `format_time` writes it."""
 
 _OWNER_DIGITS = 9
@@ -343,7 +343,7 @@ _OPTIONS = re.compile(
 # words whose form is looked at only where they are new. What a command caused stays one text, to be
 # compared as a whole. `*+` and `++` give nothing back: none of it could be what has to follow.
 _TERMS = rf"({POSITIVE})@([0-9./]++)(| .+?)"
-ORDER = rf"\[({POSITIVE})\] ([0-9]++ (?:buy|sell)) {_TERMS}"
+_ORDER = rf"\[({POSITIVE})\] ([0-9]++ (?:buy|sell)) {_TERMS}"
 """A regular expression for what may be an order; its groups are for `order_of_words` to judge."""
 
 _USUAL = re.compile(
@@ -365,13 +365,13 @@ _TRADE = re.compile(
     re.ASCII,
 )
 # The two that most lines of a journal are, at one look.
-_ORDER_OR_TRADE = re.compile(rf"({TIME}): (?:{ORDER}|{_TRADE.pattern})", re.ASCII)
-_CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({NUMBER}) ([a-z_]+)", re.ASCII)
+_ORDER_OR_TRADE = re.compile(rf"({TIME}): (?:{_ORDER}|{_TRADE.pattern})", re.ASCII)
+_CANCELED = re.compile(rf"canceled \[({POSITIVE})\] ({_NUMBER}) ([a-z_]+)", re.ASCII)
 _TRIGGERED = re.compile(rf"triggered \[({POSITIVE})\]", re.ASCII)
 _DECREMENTED = re.compile(rf"decremented \[({POSITIVE})\] ({POSITIVE})", re.ASCII)
 _PHASE = re.compile("phase ([a-z]+)", re.ASCII)
 _EPOCH = re.compile(rf"epoch ({POSITIVE})", re.ASCII)
-_CHECK = re.compile(rf"check ({NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
+_CHECK = re.compile(rf"check ({_NUMBER}) ([0-9a-f]{{32}})", re.ASCII)
 
 _SIDES: dict[str, Side] = {side.value: side for side in Side}
 _TIFS = {"": TimeInForce.GTC, **{tif.value: tif for tif in TimeInForce}}
@@ -435,7 +435,7 @@ def cancel_of_words(number: str, owner: str, ticker: str) -> tuple[int, Cancel, 
 def order_of_words(
     number: str, acting: str, quantity: str, prices: str, options: str, ticker: str
 ) -> tuple[int, NewOrder, str]:
-    """Oid, command and signature of an order, by the groups of ORDER; ValueError.
+    """Oid, command and signature of an order, by the groups of _ORDER; ValueError.
 
     `acting` is `OWNER buy` or `OWNER sell`, `prices` are `PRICE/STOP`.
     """
