@@ -7,14 +7,15 @@ that a rate can count still.
     {"time":1700000000050000,"starts":3,"phase":"continuous","last":999500,"breaker":1000000,…}
     ["level","buy",999000,[[6,8,100,60,40,{"peak":20}],[9,7,5,5,0,null]]]
     ["stops","sell",[[12,7,5,980000,990000,null]]]
-    ["ids",[[6,8,"buy",100,999000,0,{"client_id":"a","peak":20},null],…]]
+    ["named",[6,9,…]]
+    ["ids",[[3,7,"buy",80,999000,0,{"client_id":"a"},[80,999000,0,80,false]],…]]
     ["rates",[[1700000000050000,7,2],…]]
 
 Of an order at a level: oid, owner, total, what is open, what of that is hidden, options. Of a stop:
-oid, owner, total, price, stop, options. Of an id: oid, owner, side, total, price, stop and options
-as entered; and of an order that has ended total, price and stop at the end, what was filled,
-whether it was canceled. Of entries: time, owner, how many. Prices are in ten-thousandths, times in
-microseconds, 0 is no price.
+oid, owner, total, price, stop, options. Of a client id whose order is open and as it was entered,
+the oid. Of others oid, owner, side, total, price, stop and options as entered, and where the order
+has ended total, price and stop at the end, what was filled, whether it was canceled. Of entries:
+time, owner, how many. Prices are in ten-thousandths, times in microseconds, 0 is no price.
 """
 
 from collections import Counter, defaultdict, deque
@@ -92,6 +93,10 @@ class _Stops(msgspec.Struct, frozen=True, array_like=True, tag="stops"):
     orders: list[_Waiting]
 
 
+class _Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
+    oids: list[_Positive]
+
+
 class _Ids(msgspec.Struct, frozen=True, array_like=True, tag="ids"):
     orders: list[_Entered]
 
@@ -100,7 +105,7 @@ class _Rates(msgspec.Struct, frozen=True, array_like=True, tag="rates"):
     entries: list[_Entries]
 
 
-_Many = _Level | _Stops | _Ids | _Rates
+_Many = _Level | _Stops | _Named | _Ids | _Rates
 _Thing = TypeVar("_Thing")
 _NO_OPTIONS = _Options()
 _FACTS = msgspec.json.Decoder(_Facts)
@@ -114,7 +119,10 @@ def save(state: State) -> bytes:
 
 
 def restore(saved: bytes, header: Header) -> State:
-    """The state that such lines say, of a journal with that header; ValueError if they say none."""
+    """The state that such lines say, of a journal with that header.
+
+    ValueError or KeyError if they say none.
+    """
     if not saved.endswith(b"\n"):
         raise ValueError("the last line has no end")
     first, _, rest = saved.partition(b"\n")
@@ -173,9 +181,11 @@ def _many(engine: Engine, time: int) -> Iterator[_Many]:
     for side, stops in ((Side.BUY, engine._stops._buys), (Side.SELL, engine._stops._sells)):
         for waiting in _portions(stops.values()):
             yield _Stops(side, [_waiting(order) for order in waiting])
-    ids = engine._ids
-    for oids in _portions(sorted(ids.by_oid)):
-        yield _Ids([_entered(oid, ids.by_oid[oid], ids.commands[oid]) for oid in oids])
+    ids = [(order, engine._ids.commands[oid]) for oid, order in engine._ids.by_oid.items()]
+    for oids in _portions(order.oid for order, terms in ids if _is_as_entered(order, terms)):
+        yield _Named(oids)
+    for others in _portions(each for each in ids if not _is_as_entered(*each)):
+        yield _Ids([_entered(order, terms) for order, terms in others])
     for entries in _portions(_entries(engine, time)):
         yield _Rates(entries)
 
@@ -196,12 +206,16 @@ def _waiting(order: Order) -> _Waiting:
     return order.oid, order.owner, order.quantity, order.price, order.stop, options
 
 
-def _entered(oid: int, order: Order, terms: NewOrder) -> _Entered:
+def _is_as_entered(order: Order, terms: NewOrder) -> bool:
+    return order.remaining > 0 and order.terms == terms
+
+
+def _entered(order: Order, terms: NewOrder) -> _Entered:
     end = None
     if not order.remaining:
         end = order.quantity, order.price, order.stop, order.filled, order.canceled
-    options = _options(terms)
-    return oid, terms.owner, terms.side, terms.quantity, terms.price, terms.stop, options, end
+    oid, owner, side = order.oid, terms.owner, terms.side
+    return oid, owner, side, terms.quantity, terms.price, terms.stop, _options(terms), end
 
 
 def _options(terms: NewOrder) -> _Options | None:
@@ -239,7 +253,6 @@ class _Restoring:
         self._opened: defaultdict[int, list[Order]] = defaultdict(list)
         self._named: dict[int, Order] = {}
         """The open orders that have a client id, by oid."""
-        self._remembered: list[Order] = []
 
     def take(self, line: _Many) -> None:
         """ValueError if it cannot be after what was taken before."""
@@ -248,6 +261,8 @@ class _Restoring:
                 self._add_level(line)
             case _Stops():
                 self._add_stops(line)
+            case _Named():
+                self._add_named(line)
             case _Ids():
                 self._add_ids(line)
             case _Rates():
@@ -260,7 +275,8 @@ class _Restoring:
             orders.sort(key=attrgetter("oid"))
             self._account(owner).orders = {order.oid: order for order in orders}
         # All ids among the latest are remembered; beside them only those of orders still open.
-        ids._latest = deque(self._remembered[-clientids.REMEMBERED_IDS :])
+        latest = sorted(ids.by_oid)[-clientids.REMEMBERED_IDS :]
+        ids._latest = deque(ids.by_oid[oid] for oid in latest)
         ids.oldest = ids._latest[0].oid if ids._latest else 0
         self._limit()
         return engine
@@ -310,22 +326,23 @@ class _Restoring:
         if order.cod:
             self.session_owners.add(order.owner)
 
+    def _add_named(self, line: _Named) -> None:
+        for oid in line.oids:
+            order = self._named[oid]
+            self._remember(order, order.terms)
+
     def _add_ids(self, line: _Ids) -> None:
-        ids, ticker = self._engine._ids, self._engine.ticker
+        ticker = self._engine.ticker
         for oid, owner, side, quantity, price, stop, options, end in line.orders:
             entered = _terms(ticker, owner, side, quantity, price, stop, options)
-            if end is not None:
-                order = self._ended(oid, entered, end)
-            elif oid in self._named:
-                order = self._named[oid]
-                if order.terms == entered:  # as most; one is enough
-                    entered = order.terms
-            else:
-                raise ValueError(f"order {oid}, which is said to be open, has no place")
-            ids.by_oid[oid] = order
-            ids.commands[oid] = entered
-            ids._remembered[owner, entered.client_id] = order
-            self._remembered.append(order)
+            order = self._named[oid] if end is None else self._ended(oid, entered, end)
+            self._remember(order, entered)
+
+    def _remember(self, order: Order, entered: NewOrder) -> None:
+        ids = self._engine._ids
+        ids.by_oid[order.oid] = order
+        ids.commands[order.oid] = entered
+        ids._remembered[entered.owner, entered.client_id] = order
 
     def _ended(self, oid: int, entered: NewOrder, end: _End) -> Order:
         """An order that has ended: as entered, and what it came to be."""
