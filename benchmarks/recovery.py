@@ -189,15 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(_seconds("EMTE", [number(ours, "time") for _ in range(pairs)]))
             return
         print(
-            "timed: EMTE's open_journal: the chain over every byte, each line's form, every command"
+            "timed: EMTE's open_journal: of what is replayed the chain and each line's form, every"
         )
-        print("       applied, every event compared with the journal; marks, lock, a sync;")
+        print("       command applied, every event compared; marks, lock, a sync;")
         print(
             "       its Journal.recover(): CRC and number of every record, every command applied;"
         )
-        print(
-            "       of a snapshot both check its hashes, and EMTE the chain of what is before it;"
-        )
+        print("       of a snapshot both check its hashes, and EMTE those of what is before it;")
         print("       all in CPython, processor time, garbage collection off, in turn")
         for case in cases:
             compare(case, file, pairs=pairs)

@@ -1,7 +1,7 @@
 """EMTE's recovery under measurement: all of `open_journal`, with every check that a start makes.
 
-Timed: the header, the marks and the lock; of a snapshot both hashes, the form of its lines, and the
-chain of the journal before it; of each batch that is replayed its chain, of each line its form;
+Timed: the header, the marks and the lock; of a snapshot its hash, the form of what it says, and the
+hashes of the journal before it; of each batch that is replayed its chain, of each line its form;
 `Engine.apply` of each command, and that its events are those that the journal tells;
 the last mark, written anew and synced. The journals lie in the page cache.
 """

@@ -682,7 +682,7 @@ def check_stretches(
             reach(offset)
         if offset != stretch.end or hashed.hexdigest() != stretch.digest:
             raise JournalDamaged(
-                begin, f"up to byte {stretch.end} it is not what a snapshot was taken of"
+                begin, f"up to byte {stretch.end} the hash is not the one of the snapshot"
             )
 
 

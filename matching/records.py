@@ -221,6 +221,11 @@ def known_time(text: str) -> int:
     return int(text.replace(".", ""))
 
 
+def format_line(time: int, body: Body) -> str:
+    """The line without ` s= b= x=`, as `parse_line` reads it, of a record that has a time."""
+    return f"{format_time(time)}: {format_body(body)}"
+
+
 def format_body(body: Body) -> str:
     """A record without its time."""
     match body:

@@ -8,7 +8,7 @@ Opening a journal follows PROTOCOL §5:
    journal which is whole, else of the older, else a fresh one. It must decide every event again,
    byte for byte: the engine is a function of its commands (R18), so a difference is damage. Where a
    `check` record tells the state's hash at some record, the state there must have it. Of what lies
-   before a snapshot only the chain is computed again. If the journal does not fit a snapshot, the
+   before a snapshot only the hashes are computed again. If the journal does not fit a snapshot, the
    replay begins earlier: only one from the start refuses.
 4. The journal must reach the marks beside it: what was once promised must be there.
 5. A torn tail is copied to `<ticker>.torn`, synced, and cut off.
@@ -305,14 +305,20 @@ def _replay_from_newest(
 
 
 def take_snapshot(
-    disk: Disk, path: Path, *, is_enough: Callable[[], bool] | None = None
+    disk: Disk,
+    path: Path,
+    *,
+    is_enough: Callable[[], bool] | None = None,
+    free: Callable[[], object] = lambda: None,
 ) -> tuple[Check, int]:
     """Keep a snapshot of what is durable of a journal; its `check`, and its size in bytes.
 
     The replay begins with the last snapshot and ends at the durable mark, or with the first batch
     after which `is_enough`. Nothing but the snapshots is written, so a server may be at work.
+    `free` is called once what was replayed is needed no more, before it is restored.
 
-    JournalDamaged, UnknownJournal, OSError: none was taken.
+    JournalDamaged, UnknownJournal, OSError: none was taken. Broken, a bug of ours: nor was one
+    whose file does not say what was replayed.
     """
     durable = _read_mark(disk, durable_path(path))
     if durable is None:
@@ -334,22 +340,33 @@ def take_snapshot(
         replay, end = _replay_from_newest(
             disk, path, file, header, passed_over=[], replay_from=replay_from
         )
-        began = snapshot = replay.snapshot
+        snapshot = last = replay.snapshot
         if snapshot is None or snapshot.position != end:
-            after = began.position if began is not None else beginning(header)
+            after = last.position if last is not None else beginning(header)
             stretch = seal_stretch(file, header, after, end)
-            before = [*(began.before if began is not None else ()), stretch]
+            before = [*(last.before if last is not None else ()), stretch]
             snapshot = Snapshot.of(replay.state(), header, end, before)
-            _prove(snapshot, replay.state(), header)
+            expected = snapshot.digest, record_lines(replay.state()), replay.disconnects()
+            del replay
+            free()
+            _prove(snapshot, header, expected)
             write_snapshot(disk, path, header, snapshot)
-    return Check(end.seq, snapshot.digest), len(snapshot.saved)
+    return Check(end.seq, snapshot.digest), len(snapshot.encode())
 
 
-def _prove(snapshot: Snapshot, state: State, header: Header) -> None:
-    """Broken if a start would not come to the very state from the snapshot."""
-    restored = snapshot.restore(header)
-    if (state_digest(restored), record_lines(restored)) != (snapshot.digest, record_lines(state)):
-        raise Broken(f"the snapshot of record {snapshot.position.seq} restores to another state")
+def _prove(
+    snapshot: Snapshot, header: Header, expected: tuple[str, list[str], list[Cancel]]
+) -> None:
+    """Broken if a start from the snapshot would not come to what was replayed."""
+    seq = snapshot.position.seq
+    try:
+        restored = Replay(header, snapshot)
+    except NotASnapshot as error:
+        raise Broken(f"the snapshot of record {seq} cannot be restored: {error}") from error
+    state = restored.state()
+    found = state_digest(state), record_lines(state), restored.disconnects()
+    if found != expected:
+        raise Broken(f"the snapshot of record {seq} restores to another state")
 
 
 def find_checked(source: Source, after: Position) -> frozenset[int]:
@@ -712,11 +729,11 @@ def _refuse_other_state(
     name: str, snapshot: Snapshot, source: Source, header: Header, replayed: State
 ) -> None:
     """JournalDamaged if a snapshot is not of what was replayed."""
-    check_stretches(source, snapshot.before, reach=lambda offset: None)
     try:
+        check_stretches(source, snapshot.before, reach=lambda offset: None)
         ours, its = _all_lines(replayed), _all_lines(snapshot.restore(header))
-    except NotASnapshot as error:
-        raise JournalDamaged(snapshot.position.offset, f"{name}: {error}") from error
+    except (JournalDamaged, NotASnapshot) as error:
+        raise JournalDamaged(snapshot.position.offset, f"{name} is not of this: {error}") from error
     if ours != its:
         differing = sorted({*ours} ^ {*its})
         where = "the snapshot" if differing[0] in its else "the replay"

@@ -5,9 +5,9 @@ comer first; what waits for its stop, in order of election; the remembered clien
 that a rate can count still.
 
     {"time":1700000000050000,"starts":3,"phase":"continuous","last":999500,"breaker":1000000,…}
-    ["level","buy",999000,[[6,8,100,60,40,{"peak":20}],[9,7,5,5,0,null]]]
+    ["level","buy",999000,[[6,8,100,60,40,{"client_id":"b","peak":20}],[9,7,5,5,0,null]]]
     ["stops","sell",[[12,7,5,980000,990000,null]]]
-    ["named",[6,9,…]]
+    ["named",[6,…]]
     ["ids",[[3,7,"buy",80,999000,0,{"client_id":"a"},[80,999000,0,80,false]],…]]
     ["rates",[[1700000000050000,7,2],…]]
 
@@ -33,7 +33,7 @@ from matching.engine import Engine
 from matching.events import Trade
 from matching.journal import Header
 from matching.order import HOUSE, NewOrder, Phase, SelfTrade, Side, TimeInForce
-from matching.records import CommandRecord, format_body, format_time, parse_line
+from matching.records import CommandRecord, format_line, parse_line
 from matching.state import PastTrade, SeenSignature, State
 
 _Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -43,7 +43,9 @@ _AT_ONCE = 1_000
 """A line says no more of a kind than so many, but for the orders of a level."""
 
 
-class _Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class _Options(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True
+):
     """What most orders have not."""
 
     client_id: str = ""
@@ -82,26 +84,26 @@ class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signatures: list[tuple[int, str]]
 
 
-class _Level(msgspec.Struct, frozen=True, array_like=True, tag="level"):
+class _Level(msgspec.Struct, frozen=True, array_like=True, tag="level", forbid_unknown_fields=True):
     side: Side
     price: _Positive
     orders: Annotated[list[_Resting], msgspec.Meta(min_length=1)]
 
 
-class _Stops(msgspec.Struct, frozen=True, array_like=True, tag="stops"):
+class _Stops(msgspec.Struct, frozen=True, array_like=True, tag="stops", forbid_unknown_fields=True):
     side: Side
     orders: list[_Waiting]
 
 
-class _Named(msgspec.Struct, frozen=True, array_like=True, tag="named"):
+class _Named(msgspec.Struct, frozen=True, array_like=True, tag="named", forbid_unknown_fields=True):
     oids: list[_Positive]
 
 
-class _Ids(msgspec.Struct, frozen=True, array_like=True, tag="ids"):
+class _Ids(msgspec.Struct, frozen=True, array_like=True, tag="ids", forbid_unknown_fields=True):
     orders: list[_Entered]
 
 
-class _Rates(msgspec.Struct, frozen=True, array_like=True, tag="rates"):
+class _Rates(msgspec.Struct, frozen=True, array_like=True, tag="rates", forbid_unknown_fields=True):
     entries: list[_Entries]
 
 
@@ -125,10 +127,10 @@ def restore(saved: bytes, header: Header) -> State:
     """
     if not saved.endswith(b"\n"):
         raise ValueError("the last line has no end")
-    first, _, rest = saved.partition(b"\n")
+    first, *lines = saved[:-1].split(b"\n")
     facts = _FACTS.decode(first)
     restoring = _Restoring(facts, header)
-    for line in rest.splitlines():
+    for line in lines:
         restoring.take(_MANY.decode(line))
     return State(
         engine=restoring.finish(),
@@ -162,16 +164,12 @@ def _facts(state: State) -> _Facts:
             for owner, account in engine._accounts.items()
             if account.position
         },
-        trades=[(past.seq, _record(past.time, past.trade)) for past in state.trades],
+        trades=[(past.seq, format_line(past.time, past.trade)) for past in state.trades],
         signatures=[
-            (seen.seq, _record(seen.time, CommandRecord(seen.oid, seen.command, seen.prefix)))
+            (seen.seq, format_line(seen.time, CommandRecord(seen.oid, seen.command, seen.prefix)))
             for seen in state.signatures
         ],
     )
-
-
-def _record(time: int, body: Trade | CommandRecord) -> str:
-    return f"{format_time(time)}: {format_body(body)}"
 
 
 def _many(engine: Engine, time: int) -> Iterator[_Many]:

@@ -89,10 +89,10 @@ class Snapshot(msgspec.Struct, frozen=True):
         stretches, _, saved = body.partition(b"\n")
         try:
             before = _BEFORE.decode(stretches)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NotASnapshot(f"it says nothing of the journal before it: {error}") from error
-        ends = [stretch.end for stretch in before]
-        if ends != sorted(set(ends)) or ends[-1:] != [header.position.offset]:
+        ends = [0, *(stretch.end for stretch in before)]
+        if ends != sorted(set(ends)) or ends[-1] != header.position.offset:
             raise NotASnapshot("its stretches of the journal do not end where it was taken")
         return cls(
             ticker=header.ticker,
@@ -108,7 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         """The state, of a journal with that header. NotASnapshot if what was saved is none."""
         try:
             return restore(self.saved, header)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise NotASnapshot(f"it holds no state: {error!r}") from error
 
 

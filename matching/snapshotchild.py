@@ -22,13 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from matching.disk import SystemDisk
+from matching.engine import Broken
 from matching.exits import ExitCode
 from matching.journal import JournalDamaged, UnknownJournal
 from matching.recovery import take_snapshot
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 taken; 75, with the reason on stderr: not."""
+    """The exit code: 0 taken; else not, with the reason on stderr: 75, or 1 for a bug."""
     parser = argparse.ArgumentParser(
         prog="python -m matching.snapshotchild",
         description="Take a snapshot of a product's journal, as its matching server has it done."
@@ -50,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + options.seconds
     try:
         check, size = take_snapshot(
-            SystemDisk(), options.file, is_enough=lambda: time.monotonic() >= end
+            SystemDisk(),
+            options.file,
+            is_enough=lambda: time.monotonic() >= end,
+            free=gc.collect,
         )
+    except Broken as error:
+        print(error, file=sys.stderr)
+        return ExitCode.BUG
     except (JournalDamaged, UnknownJournal) as error:
         print(error, file=sys.stderr)
         return ExitCode.DISK
@@ -69,7 +76,7 @@ def _end_with_stdin() -> None:
 
 
 def _give_memory() -> None:
-    gc.disable()  # all that is built is kept to the end
+    gc.disable()  # what is built is kept, until all of the replay goes at once
     with suppress(OSError):  # Linux only: of all processes of the machine take this one first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

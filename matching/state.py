@@ -48,7 +48,7 @@ from matching.clientids import ClientIds
 from matching.engine import Engine
 from matching.events import Trade
 from matching.order import HOUSE, Command, NewOrder, Side, format_price
-from matching.records import CommandRecord, format_body, format_time
+from matching.records import CommandRecord, format_body, format_line, format_time
 from matching.stops import WaitingStops
 
 
@@ -96,11 +96,11 @@ def record_lines(state: State) -> list[str]:
     lines = [
         f"time {format_time(state.time)}",
         f"starts {state.starts}",
-        *(f"trade {past.seq} {_record(past.time, past.trade)}" for past in state.trades),
+        *(f"trade {past.seq} {format_line(past.time, past.trade)}" for past in state.trades),
     ]
     for seen in state.signatures:
         record = CommandRecord(seen.oid, seen.command, seen.prefix)
-        lines.append(f"seen {seen.seq} {_record(seen.time, record)}")
+        lines.append(f"seen {seen.seq} {format_line(seen.time, record)}")
     return sorted(lines)
 
 
@@ -108,10 +108,6 @@ def state_digest(state: State) -> str:
     """The hash that a `check` record has of this state: 32 hex digits."""
     text = "".join([f"{line}\n" for line in state_lines(state)])
     return blake2b(text.encode("ascii"), digest_size=16).hexdigest()
-
-
-def _record(time: int, body: Trade | CommandRecord) -> str:
-    return f"{format_time(time)}: {format_body(body)}"
 
 
 # The engine, taken apart: beside this module and `savedstate`, nothing outside the engine knows how

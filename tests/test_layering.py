@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "matching.recovery": _matching(
         "order events exits ports records journal engine state snapshot"
     ),
-    "matching.snapshotchild": _matching("disk exits journal recovery"),
+    "matching.snapshotchild": _matching("disk engine exits journal recovery"),
     "matching.snapshotter": _matching("console"),
     "matching.session": _matching("order protocol signing ports"),
     "matching.exchange": _matching(

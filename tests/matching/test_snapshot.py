@@ -24,12 +24,13 @@ from matching.journal import (
     History,
     Journal,
     JournalDamaged,
+    Mark,
     Position,
     Stretch,
     beginning,
     read_header,
 )
-from matching.order import Command, NewOrder, Phase, Status
+from matching.order import Command, NewOrder, Phase, Side, Status
 from matching.records import CommandRecord
 from matching.recovery import (
     Contradiction,
@@ -337,19 +338,69 @@ def test_each_snapshot_adds_the_hash_of_a_stretch_of_the_journal() -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (rb'"positions":\{[^}]+}', b'"positions":{}', "restores to another state"),
+        (rb'"starts":2', b'"starts":3', "restores to another state"),
+        (rb'{"peak":1}', b"null", "restores to another state"),
+        (rb'{"cod":true}', b"null", "restores to another state"),
+        (rb'"collar":', b'"wish":', "cannot be restored"),
+    ],
+)
 def test_a_snapshot_that_would_restore_to_another_state_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    old: bytes, new: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is wrong with saving or restoring: no start must ever believe it."""
-    disk, seqs = traded()
+    disk = new_disk()
+    SmallServer(disk).trade("1:sell 5@100 peak=1", "2:buy 1@100")
+    take_snapshot(disk, JOURNAL)
+    server = SmallServer(disk)
+    bid = NewOrder(ticker="intc", owner=7, side=Side.BUY, quantity=5, price=990_000, cod=True)
+    server.decide(bid)
+    server.commit()
+    (first,) = snapshots_by_age(disk)
 
-    def save_less(state: State) -> bytes:
-        return re.sub(rb'"positions":\{[^}]+}', b'"positions":{}', save(state))
+    def save_wrong(state: State) -> bytes:
+        saved, count = re.subn(old, new, save(state))
+        assert count
+        return saved
 
-    monkeypatch.setattr(snapshot_module, "save", save_less)
-    with pytest.raises(Broken, match="restores to another state"):
+    monkeypatch.setattr(snapshot_module, "save", save_wrong)
+    with pytest.raises(Broken, match=reason):
         take_snapshot(disk, JOURNAL)
-    assert recovered_state(disk)[1] == seqs[1]
+    assert snapshots_by_age(disk) == [first]
+
+
+@pytest.mark.parametrize(
+    ("rot", "reason"),
+    [
+        (lambda data, at: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "breaks here"),
+        (lambda data, at: data[:-1], "up to here is not"),
+        (lambda data, at: data[:-1] + b" ", "up to here is not"),
+    ],
+    ids=["a bit", "cut", "no end"],
+)
+def test_what_rots_after_it_was_replayed_is_not_sealed(
+    rot: Callable[[bytes, int], bytes], reason: str
+) -> None:
+    """Else the hash of what is before a snapshot would vouch for it for ever."""
+    disk, seqs = traded()
+    begin = read_snapshot(disk, snapshots_by_age(disk)[0]).position.offset
+    durable = Mark.decode(disk.content(DURABLE), DURABLE.name).offset
+    disk.replace(JOURNAL, disk.content(JOURNAL)[:durable])
+    batches_left = sum(batch.offset >= begin for batch in History(disk.open(JOURNAL)))
+
+    def rots() -> bool:
+        nonlocal batches_left
+        batches_left -= 1
+        if not batches_left:
+            disk.replace(JOURNAL, rot(disk.content(JOURNAL), begin + 10))
+        return False
+
+    with pytest.raises(JournalDamaged, match=reason):
+        take_snapshot(disk, JOURNAL, is_enough=rots)
+    assert read_snapshot(disk, snapshots_by_age(disk)[0]).position.seq == seqs[1]
 
 
 def test_the_hash_of_a_snapshot_is_that_of_the_state_that_it_restores() -> None:
@@ -383,6 +434,9 @@ BID = '["level","buy",990000,[[9,1,5,5,0,null]]]'
         "{}",
         "[]",
         '["wish",7]',
+        "[" * 100_000,
+        '["level","buy",990000,[[9,1,5,5,0,null]],7]',
+        '["level","buy",990000,[[9,1,5,5,0,{"min_quantity":3}]]]',
         '["level","buy",990000,[]]',
         '["level","buy",0,[[9,1,5,5,0,null]]]',
         '["level","bid",990000,[[9,1,5,5,0,null]]]',
@@ -456,8 +510,14 @@ def test_what_was_saved_ends_with_its_last_line(cut: int) -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [[], [(7, "0" * 32)], [(10**9, "0" * 32)], [(9, "0" * 32), (9, "0" * 32)]],
-    ids=["none", "too short", "too long", "one of no bytes"],
+    [
+        [],
+        [(7, "0" * 32)],
+        [(10**9, "0" * 32)],
+        [(9, "0" * 32), (9, "0" * 32)],
+        [(-5, "0" * 32)],
+    ],
+    ids=["none", "too short", "too long", "one of no bytes", "one of less"],
 )
 def test_stretches_that_do_not_lead_to_its_place_are_no_snapshot(
     before: list[tuple[int, str]],
@@ -472,7 +532,7 @@ def test_a_body_without_stretches_is_no_snapshot() -> None:
     snapshot = small_snapshot()
     header, _, body = snapshot.encode().partition(b"\n")
     text = header.partition(b" body=")[0]
-    for other in (b"", b"{}\n" + body, body.partition(b"\n")[2]):
+    for other in (b"", b"[" * 100_000, b"{}\n" + body, body.partition(b"\n")[2]):
         hashed = text + b" body=" + blake2b(other, digest_size=16).hexdigest().encode()
         with pytest.raises(NotASnapshot, match="says nothing of the journal before it"):
             Snapshot.decode(b"%b x=%08x\n%b" % (hashed, crc32(hashed), other))
@@ -677,7 +737,7 @@ def test_a_snapshot_with_another_state_is_passed_over() -> None:
     assert f"the state after record {seqs[1]} has the hash {other.digest}; the check says" in reason
 
 
-@pytest.mark.parametrize("index", [0, -2], ids=["header", "lines"])
+@pytest.mark.parametrize("index", [0, -2], ids=["header", "body"])
 def test_the_next_snapshot_takes_the_place_of_one_that_is_none(index: int) -> None:
     disk, seqs = traded()
     newest, older = snapshots_by_age(disk)
@@ -941,6 +1001,20 @@ def test_the_command_line_refuses_a_snapshot_with_another_state(
     error = capsys.readouterr().err
     assert f"byte {snapshot.position.offset}: intc.snapshot-b has another state" in error
     assert "2 lines differ, the first is in the replay only: limit * max_open_orders 0" in error
+
+
+def test_the_command_line_says_which_snapshot_has_other_bytes_before_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "intc.snapshot-b"
+    snapshot = Snapshot.decode(path.read_bytes())
+    path.write_bytes(moved(snapshot, snapshot.position).encode())
+    assert main([str(folder / "intc.log")]) == 75
+    end = snapshot.position.offset
+    assert capsys.readouterr().err == (
+        f"{folder / 'intc.log'}: byte {end}: intc.snapshot-b is not of this: byte 0: up to byte"
+        f" {end} the hash is not the one of the snapshot\n"
+    )
 
 
 def test_the_command_line_notes_what_no_start_would_use(
