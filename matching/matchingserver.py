@@ -175,19 +175,27 @@ async def _recover_meanwhile(
     sockets: list[socket.socket],
     signals: _StopSignals,
 ) -> Recovered:
-    """Recover in a thread, while the loop tells who asks how far it is. Abandoned; Fatal."""
+    """Recover in a thread, while the loop tells who asks how far it is.
+
+    Abandoned: nobody listens any more. Fatal.
+    """
     try:
         size = path.stat().st_size
     except OSError:
         size = 0  # it is made, or what is wrong with it is found as it is opened
     starting = Starting(options.ticker, size)
     signals.stop = starting.abandon
-    with starting.answering(sockets):
-        recovered = await asyncio.to_thread(_recover, disk, path, options, starting.reach)
-    if starting.is_abandoned:
-        recovered.file.close()
-        recovered.mark_file.close()
-        raise Abandoned
+    try:
+        with starting.answering(sockets):
+            recovered = await asyncio.to_thread(_recover, disk, path, options, starting.reach)
+        if starting.is_abandoned:
+            recovered.file.close()
+            recovered.mark_file.close()
+            raise Abandoned
+    except Abandoned:
+        for each in sockets:
+            each.close()
+        raise
     return recovered
 
 
