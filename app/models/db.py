@@ -147,8 +147,9 @@ def migrate(uri: str, var: Var) -> None:
 def make_indexes(db: DAL) -> None:
     """Make the indexes that are not there, in a write transaction; Doubled if rows forbid one."""
     existing = _indexes(db)
-    for name in existing.intersection(tables.FORMER_INDEXES):
-        db.executesql(f"DROP INDEX {name}")
+    for name in tables.FORMER_INDEXES:
+        if name in existing:
+            db.executesql(f"DROP INDEX {name}")
     for statement in tables.INDEXES:
         # PostgreSQL would lock the table to find out that the index is there.
         name = statement.partition(" IF NOT EXISTS ")[2].split(" ")[0]

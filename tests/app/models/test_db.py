@@ -594,13 +594,29 @@ def test_a_server_that_does_not_answer_is_a_database_that_is_away(uri: str, sent
     assert "secret" not in str(raised.value)
 
 
-def test_an_index_that_nothing_needs_any_more_goes(var: Var, db: DAL) -> None:
+def test_indexes_that_nothing_needs_any_more_go(var: Var, db: DAL) -> None:
+    former = ("order_open", "order_client_id")
     with transaction(db, write=True):
-        execute(db, "CREATE INDEX order_open ON buy_sell_order (created_by)")
+        for name in former:
+            execute(db, f"CREATE INDEX {name} ON buy_sell_order (created_by)")
+        execute(db, "DROP INDEX order_client")
     migrate(uri_of(var), var)
     with transaction(db):
-        assert "order_open" not in database._indexes(db)
-        assert "order_working" in database._indexes(db)
+        assert database._indexes(db).isdisjoint(former)
+        assert database._indexes(db) >= {"order_working", "order_client"}
+
+
+def test_an_order_is_found_by_its_client_id_by_an_index(db: DAL) -> None:
+    explain = "EXPLAIN QUERY PLAN" if database._is_sqlite(db) else "EXPLAIN"
+    with transaction(db):
+        if not database._is_sqlite(db):
+            execute(db, "SET LOCAL enable_seqscan = off")  # so it has a choice of indexes only
+        plan = rows(
+            db,
+            f"{explain} SELECT i.id FROM order_intent i"
+            f" WHERE i.owner = 7 AND i.state IN {tables.OPEN_INTENTS} AND {tables.WITHOUT_ROW}",
+        )
+    assert "order_client" in str(plan)
 
 
 def test_text_comes_into_the_database_and_out_of_it_as_it_is(db: DAL) -> None:
