@@ -216,6 +216,27 @@ def test_journal_time_never_goes_back_though_the_clock_does() -> None:
     assert times[-1] == late
 
 
+def test_every_kind_of_event_is_decided_again() -> None:
+    disk = new_disk()
+    server = SmallServer(disk)
+    server.trade(
+        "7:sell 5@100",
+        "7:buy 3@100 stp=decrement",
+        "8:buy 2/99",
+        "8:buy 1@100",
+        "8:buy 9@100 tif=ioc",
+        "set intc breaker=1",
+        "9:sell 1@120",
+        "8:buy 1",
+    )
+    kinds = {words[0] for words in (text.split(" ") for text in texts(disk))}
+    assert kinds >= {"match", "decremented", "triggered", "canceled", "phase"}
+    disk.kill()
+    again = SmallServer(disk)
+    assert again.recovered.journal.seq > len(kinds)
+    assert str(again.engine.book) == str(server.engine.book)
+
+
 @pytest.mark.parametrize("snapshot_after", [0, 1, 4, 5])
 def test_orders_marked_cod_are_named_for_cancellation_and_others_are_not(
     snapshot_after: int,
