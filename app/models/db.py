@@ -221,7 +221,12 @@ def rows_among(db: DAL, sql: str, *values: object, among: Iterable[int]) -> list
     """The rows of a SELECT that ends in the name of a column, for every number of it in `among`."""
     wanted = sorted(among)
     if not _is_sqlite(db):
-        return rows(db, f"{sql} = ANY(?::bigint[])", *values, _array(wanted))
+        # One search of an index for each number, by whatever PostgreSQL takes the table for: where
+        # it has no statistics yet, it would read all rows of `values`, and leave most of them out.
+        one = f"{sql} = wanted.number OFFSET 0"
+        numbers = "unnest(?::bigint[]) AS wanted (number)"
+        found_by_number = f"SELECT found.* FROM {numbers} CROSS JOIN LATERAL ({one}) AS found"
+        return rows(db, found_by_number, _array(wanted), *values)
     found: list[Any] = []
     for first in range(0, len(wanted), _NUMBERS_A_STATEMENT):
         some = wanted[first : first + _NUMBERS_A_STATEMENT]

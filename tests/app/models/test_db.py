@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydal import Field
@@ -27,6 +28,7 @@ from app.models.db import (
     migrate,
     open_database,
     rows,
+    rows_among,
     transaction,
     update_many,
 )
@@ -617,6 +619,32 @@ def test_an_order_is_found_by_its_client_id_by_an_index(db: DAL) -> None:
             f" WHERE i.owner = 7 AND i.state IN {tables.OPEN_INTENTS} AND {tables.WITHOUT_ROW}",
         )
     assert "order_client" in str(plan)
+
+
+def test_rows_among_numbers_are_searched_for_and_no_others_read(
+    db: DAL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before PostgreSQL knows how many rows there are of a product."""
+    plans: list[str] = []
+
+    def explain(database: DAL, sql: str, *values: object) -> list[Any]:
+        how = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN ANALYZE"
+        plans.extend(str(row) for row in rows(database, f"{how} {sql}", *values))
+        return rows(database, sql, *values)
+
+    is_sqlite = database._is_sqlite(db)
+    held = [(owner, 1, 0, 0) for owner in range(3_000)]
+    with transaction(db, write=True):
+        same = {"ticker": "intc", "lineage": "0" * 16}
+        insert_many(db, "position", "owner, shares, cost, cash", held, same=same)
+        monkeypatch.setattr(database, "rows", explain)
+        select = "SELECT owner, shares FROM position WHERE ticker = ? AND lineage = ? AND owner"
+        found = rows_among(db, select, *same.values(), among={7, 2_000, 1, 9_999})
+    assert sorted(found) == [(1, 1), (7, 1), (2_000, 1)]
+    plan = "\n".join(plans)
+    assert "position_owner" in plan
+    assert "SCAN" not in plan
+    assert "Removed" not in plan
 
 
 def test_text_comes_into_the_database_and_out_of_it_as_it_is(db: DAL) -> None:
