@@ -305,7 +305,7 @@ def test_before_the_first_trade_the_page_is_empty_and_adds_up(db: DAL) -> None:
     [
         (
             lambda db: portfolio.working_orders(db, 7),
-            {"order_working", "order_client_id", "amend_owner"},
+            {"order_working", "order_client", "amend_owner"},
         ),
         (lambda db: portfolio.positions(db, 7), {"position_of"}),
         (lambda db: portfolio.pandl(db, 7, PRODUCT, last=1), {"match_buyer", "match_seller"}),
