@@ -312,7 +312,7 @@ class _Restoring:
         ticker, stops = self._engine.ticker, self._engine._stops
         for oid, owner, quantity, price, stop, options in line.orders:
             terms = _terms(ticker, owner, line.side, quantity, price, stop, options)
-            order = _order(oid, self._account(owner), terms, quantity)
+            order = self._account(owner).open(oid, terms)
             self._opened[owner].append(order)
             stops.add(order)
             self._note(order)
@@ -348,7 +348,10 @@ class _Restoring:
         terms = entered
         if (quantity, price, stop) != (entered.quantity, entered.price, entered.stop):
             terms = replace(entered, quantity=quantity, price=price, stop=stop)
-        order = _order(oid, self._account(entered.owner), terms, quantity - filled)
+        account = self._account(entered.owner)
+        order = account.open(oid, terms)
+        del account.orders[oid]
+        order.open_quantity = quantity - filled
         if is_canceled:
             order.hidden = CANCELED
         return order
@@ -427,18 +430,6 @@ def _terms(
         peak=more.peak,
         cod=more.cod,
     )
-
-
-def _order(oid: int, account: Account, terms: NewOrder, open_quantity: int) -> Order:
-    """An order that does not rest."""
-    order = Order()
-    order.oid = oid
-    order.account = account
-    order.terms = terms
-    order.open_quantity = open_quantity
-    order.hidden = 0
-    order.level = None
-    return order
 
 
 def _past_trade(seq: int, line: str, ticker: str) -> PastTrade:

@@ -1,11 +1,14 @@
 """Snapshots: the state that comes back from one is the state that was taken, to the last answer."""
 
+import gc
 import random
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -370,6 +373,26 @@ def test_a_snapshot_that_would_restore_to_another_state_is_not_kept(
     with pytest.raises(Broken, match=reason):
         take_snapshot(disk, JOURNAL)
     assert snapshots_by_age(disk) == [first]
+
+
+def test_what_was_replayed_is_gone_before_it_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a child would need the memory of two states."""
+    disk, _ = traded()
+    replayed: list[weakref.ref[Engine]] = []
+    is_gone: list[bool] = []
+
+    def take(state: State, *others: Any) -> Snapshot:
+        replayed.append(weakref.ref(state.engine))
+        return of(state, *others)
+
+    def free() -> None:
+        gc.collect()
+        is_gone.extend(engine() is None for engine in replayed)
+
+    of = Snapshot.of
+    monkeypatch.setattr(Snapshot, "of", take)
+    take_snapshot(disk, JOURNAL, free=free)
+    assert is_gone == [True]
 
 
 @pytest.mark.parametrize(
